@@ -1,0 +1,36 @@
+"""Limits of the machine, measured: copy bandwidth and matrix rates. A setup for `benchmarks.worker`."""
+
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+
+from benchmarks.outcome import Outcome
+
+
+def limits(size: int, megabytes: int) -> Callable[[], Outcome]:
+    """Measure products of `size`² matrices and copies of `megabytes`."""
+    return lambda: Outcome(dict, measure(size, megabytes))
+
+
+def measure(size: int, megabytes: int) -> dict[str, float]:
+    """Bytes per second of a copy (read and written bytes), operations per second of matrix products."""
+    source = torch.ones(megabytes * 2**20, dtype=torch.uint8)
+    target = torch.zeros_like(source)
+    rates = {"copy": 2 * source.numel() / _fastest(lambda: target.copy_(source))}
+    for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
+        matrix = torch.randn(size, size).to(dtype)
+        product = torch.empty_like(matrix)
+        rates[name] = 2 * size**3 / _fastest(lambda a=matrix, b=product: torch.mm(a, a, out=b))
+    return rates
+
+
+def _fastest(work: Callable[[], object], tries: int = 7) -> float:
+    """Seconds of the fastest call: a limit is what the machine reaches when nothing disturbs it."""
+    return min(_seconds(work) for _ in range(tries + 1))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = perf_counter()
+    work()
+    return perf_counter() - start

@@ -1,0 +1,94 @@
+"""Pictures of heatmaps and gradients: `(N, 3, H, W)` uint8, in memory.
+
+Saliency is drawn white on black and guided backprop around grey, as in the lectures; over an image, strength becomes
+color and the image fades to grey where nothing is said.
+"""
+
+import io
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import UsageError
+
+# A few extreme pixels would leave the rest black: values above this quantile of an image's own are drawn alike.
+QUANTILE = 0.995
+# The overlay shows regions, so pixel noise is smoothed away: standard deviation as a share of the shorter side.
+SMOOTHING = 0.02
+
+
+class Picture(Tensor):
+    """Drawn images `(N, 3, H, W)` uint8 that show themselves, side by side, in a notebook."""
+
+    def _repr_png_(self) -> bytes:
+        from PIL import Image
+
+        strip = torch.cat(list(self.as_subclass(Tensor)), 2).permute(1, 2, 0).cpu().numpy()
+        buffer = io.BytesIO()
+        Image.fromarray(strip).save(buffer, "png")
+        return buffer.getvalue()
+
+
+def draw(heatmaps: Tensor, images: Tensor | None = None) -> Picture:
+    """Draw heatmaps `(N, 1, H, W)` or signed gradients `(N, 3, H, W)`, each image on its own scale.
+
+    Alone, a heatmap is drawn white on black (negative values black) and a gradient around grey; over `images`
+    `(N, 3, H, W)` in [0, 1], the strength of either as color on the image in grey. Returns `(N, 3, H, W)` uint8.
+    """
+    if heatmaps.ndim != 4 or heatmaps.shape[1] not in (1, 3):
+        raise UsageError(f"heatmaps: expected (N, 1, H, W) or (N, 3, H, W), got {tuple(heatmaps.shape)}")
+    if images is not None and (images.shape[0] != heatmaps.shape[0] or images.shape[1:2] != (3,) or images.ndim != 4):
+        expected = f"({heatmaps.shape[0]}, 3, H, W)"
+        raise UsageError(f"images: expected {expected} to draw these heatmaps on, got {tuple(images.shape)}")
+    heatmaps = heatmaps.detach().float()
+    if images is not None:
+        values = overlay(heatmaps, images.detach().float())
+    elif heatmaps.shape[1] == 3:
+        values = 0.5 + 0.5 * scaled(heatmaps)
+    else:
+        values = scaled(heatmaps).clamp(0, 1).expand(-1, 3, -1, -1)
+    return values.clamp(0, 1).mul(255).round().to(torch.uint8).as_subclass(Picture)
+
+
+def scaled(heatmaps: Tensor) -> Tensor:
+    """Divide each image's values by the quantile of their magnitude and clip to [-1, 1]; all-zero maps stay zero."""
+    if not heatmaps.numel():
+        return heatmaps
+    magnitude = heatmaps.abs().flatten(1)
+    rank = max(1, round(QUANTILE * magnitude.shape[1]))
+    scale = magnitude.kthvalue(rank, 1).values
+    # Sparse maps can have a quantile of zero and still hold something to show.
+    scale = torch.where(scale > 0, scale, magnitude.amax(1))
+    return (heatmaps / scale.clamp_min(torch.finfo(scale.dtype).tiny).view(-1, 1, 1, 1)).clamp(-1, 1)
+
+
+def overlay(heatmaps: Tensor, images: Tensor) -> Tensor:
+    """Lay the smoothed strength of `heatmaps`, `(N, 1 or 3, H, W)`, over `images` `(N, 3, H, W)` in [0, 1]."""
+    strength = heatmaps.clamp_min(0) if heatmaps.shape[1] == 1 else heatmaps.abs().amax(1, keepdim=True)
+    strength = scaled(smoothed(strength)).clamp(0, 1)
+    if strength.shape[2:] != images.shape[2:]:
+        strength = F.interpolate(strength, images.shape[2:], mode="bilinear", align_corners=False, antialias=True)
+    luma = (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    opacity = 0.9 * strength.sqrt()
+    return (1 - opacity) * (0.15 + 0.7 * luma) + opacity * heat(strength)
+
+
+def smoothed(heatmaps: Tensor) -> Tensor:
+    """Blur with a Gaussian whose width is a share of the picture's."""
+    sigma = SMOOTHING * min(heatmaps.shape[2:])
+    radius = min(round(3 * sigma), min(heatmaps.shape[2:]) - 1)
+    if radius < 1:
+        return heatmaps
+    weight = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=heatmaps.device) / sigma) ** 2)
+    weight = (weight / weight.sum()).to(heatmaps.dtype)
+    padded = F.pad(heatmaps, (radius,) * 4, mode="reflect")
+    return F.conv2d(F.conv2d(padded, weight.view(1, 1, -1, 1)), weight.view(1, 1, 1, -1))
+
+
+def heat(strength: Tensor) -> Tensor:
+    """Color values in [0, 1], `(N, 1, H, W)`, from dark red over orange to pale yellow, `(N, 3, H, W)`."""
+    red = (0.45 + 1.1 * strength).clamp(max=1)
+    green = (1.6 * strength - 0.45).clamp(0, 1)
+    blue = (3 * strength - 2.2).clamp(0, 0.85)
+    return torch.cat([red, green, blue], 1)

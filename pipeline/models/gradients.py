@@ -1,0 +1,81 @@
+"""The class score and its gradient with respect to the images, leaving the model as it was."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from .layers import Neuron
+
+Score = Literal["logit", "probability"]
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """Put a model in eval mode with its weights frozen; restore each module's mode and each weight's flag."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def image_gradient(model: nn.Module, images: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return d score / d image, `(N, 3, H, W)`, signed.
+
+    `score` maps images `(N, 3, H, W)` to one value each, `(N,)`; images do not influence one another.
+    """
+    if images.ndim != 4 or not images.is_floating_point():
+        raise UsageError(
+            f"images: expected floating-point (N, 3, H, W) in [0, 1], got {images.dtype} {tuple(images.shape)}"
+        )
+    images = images.detach().requires_grad_()
+    with frozen(model), torch.enable_grad():
+        scores = score(images)
+        (gradient,) = torch.autograd.grad(scores.sum(), images)
+    return gradient
+
+
+def subject_score(
+    model: nn.Module, images: Tensor, target: Tensor | None, of: Neuron | None, score: Score = "logit"
+) -> Tensor:
+    """Return the scalar explained for each image, `(N,)`: the neuron `of`, or else the target class's score."""
+    if of is None:
+        return class_score(model, images, target, score)
+    if target is not None or score != "logit":
+        raise UsageError(f"expected a class (target, score) or a neuron (of), got both; leave one out: of={of}")
+    return of.score(model, images)
+
+
+def class_score(model: nn.Module, images: Tensor, target: Tensor | None, score: Score = "logit") -> Tensor:
+    """Return each image's score of its target class, `(N,)`; of its most probable class where `target` is None.
+
+    `target` holds class indices, `(N,)`. The probability is the softmax of the logits.
+    """
+    logits = model(images)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        came = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise UsageError(f"the model has to return logits (N, classes), got {came}; explain a layer with of=")
+    values = logits.float().softmax(1) if score == "probability" else logits
+    if target is None:
+        return values.gather(1, logits.detach().argmax(1, keepdim=True)).squeeze(1)
+    return values.gather(1, checked_target(target, *logits.shape).to(logits.device).unsqueeze(1)).squeeze(1)
+
+
+def checked_target(target: Tensor, count: int, classes: int) -> Tensor:
+    """Return `target` as int64 `(N,)` if it names one of the model's classes for each image."""
+    if target.shape != (count,) or target.is_floating_point() or target.is_complex():
+        raise UsageError(f"target: expected {count} class indices, got {target.dtype} {tuple(target.shape)}")
+    if count and not (0 <= int(target.min()) and int(target.max()) < classes):
+        raise UsageError(f"target: expected classes 0 to {classes - 1}, got {int(target.min())} to {int(target.max())}")
+    return target.long()

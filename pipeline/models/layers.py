@@ -1,0 +1,179 @@
+"""Layers by their path in the user's module: names, activations, neurons, and the table of a network's layers."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError, nearest
+from .network import Network
+from .receptive_field import ReceptiveField, Tracker
+
+
+def named(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers by path, in order of definition; for a Network, paths in the user's module.
+
+    A module that is registered twice is listed under its first path only.
+    """
+    network = model.network if isinstance(model, Network) else model
+    return {name: module for name, module in network.named_modules() if name}
+
+
+def resolve(model: nn.Module, name: str) -> nn.Module:
+    """Return the layer of that path. Raises UsageError with the nearest ones."""
+    layers = named(model)
+    if name not in layers:
+        title = _title(model)
+        raise UsageError(f"no layer {name!r} in {title}{nearest(name, layers)}; see 'afterimage layers {title}'")
+    return layers[name]
+
+
+def _title(model: nn.Module) -> str:
+    return model.name if isinstance(model, Network) else type(model).__name__
+
+
+class _Reached(Exception):
+    """Every layer asked for has been called: the rest of the forward pass is not needed."""
+
+
+@contextmanager
+def _hooked(modules: dict[str, nn.Module], hook: Callable[[str, Any, Any], Any]) -> Iterator[None]:
+    """Call `hook(name, inputs, output)` after each module's forward; what it returns replaces the output."""
+    handles = []
+    try:
+        for name, module in modules.items():
+            handles.append(
+                module.register_forward_hook(lambda _, inputs, output, name=name: hook(name, inputs, output))
+            )
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def activations(model: nn.Module, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+    """Return the outputs of layers for images `(N, 3, H, W)`, by name and in the order asked for.
+
+    They are differentiable, also with respect to one another, and hold what the layer returned even where an
+    in-place operation follows. Inference stops once all are known. A layer that is called several times gives its
+    first call. The model's mode stays the caller's. Raises UsageError for a layer that is unknown, not called, or
+    does not return a tensor.
+    """
+    modules = {name: resolve(model, name) for name in names}
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str, inputs: tuple[Any, ...], output: Any) -> Any:
+        if name in found:
+            return output
+        if not isinstance(output, Tensor):
+            raise UsageError(f"layer {name!r} of {_title(model)} returns {type(output).__name__}, expected one tensor")
+        # an identity returns its input, which its caller may go on to overwrite
+        found[name] = output.clone() if _shares_memory(output, inputs) else output
+        if len(found) == len(modules):
+            raise _Reached
+        return found[name].clone()
+
+    if modules:
+        with _hooked(modules, keep):
+            try:
+                model(images)
+            except _Reached:
+                pass
+            else:
+                missing = next(name for name in modules if name not in found)
+                raise UsageError(f"layer {missing!r} is not called in a forward pass of {_title(model)}")
+    return {name: found[name] for name in modules}
+
+
+def _shares_memory(output: Tensor, inputs: tuple[Any, ...]) -> bool:
+    address = output.untyped_storage().data_ptr()
+    return any(isinstance(given, Tensor) and given.untyped_storage().data_ptr() == address for given in inputs)
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """A layer, one of its channels, or one position of a channel, written `layer[:channel[:y:x]]`."""
+
+    layer: str
+    channel: int | None = None
+    y: int | None = None
+    x: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Neuron":
+        """Read `layer`, `layer:channel` or `layer:channel:y:x`. Raises UsageError."""
+        layer, *numbers = text.split(":")
+        if not layer or len(numbers) not in (0, 1, 3) or not all(n.isascii() and n.isdecimal() for n in numbers):
+            raise UsageError(f"neuron: expected layer, layer:channel or layer:channel:y:x, got {text!r}")
+        return cls(layer, *map(int, numbers))
+
+    def __str__(self) -> str:
+        return ":".join(str(part) for part in (self.layer, self.channel, self.y, self.x) if part is not None)
+
+    def score(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return the activation of each image `(N, 3, H, W)`, `(N,)`, differentiable; see `read`."""
+        return self.read(activations(model, images, [self.layer])[self.layer])
+
+    def read(self, activation: Tensor) -> Tensor:
+        """Return one value per image, `(N,)`, from the layer's output `(N, C, H, W)` or `(N, C)`.
+
+        A neuron gives its value, a channel its mean over positions, a layer the mean of its strongest feature map,
+        which may be another one for each image.
+        """
+        self._check(activation)
+        if self.y is not None and self.x is not None:
+            return activation[:, self.channel, self.y, self.x]
+        means = activation.mean((2, 3)) if activation.ndim == 4 else activation
+        return means.max(1).values if self.channel is None else means[:, self.channel]
+
+    def _check(self, activation: Tensor) -> None:
+        shape = tuple(activation.shape[1:])
+        if len(shape) not in (1, 3):
+            raise UsageError(f"{self}: expected a layer of shape (C, H, W) or (C,), {self.layer} has {shape}")
+        if len(shape) == 1 and self.y is not None:
+            raise UsageError(f"{self}: {self.layer} has no positions, its shape is {shape}; write {self.layer}:unit")
+        given = (self.channel, self.y, self.x)
+        if any(index is not None and not 0 <= index < size for index, size in zip(given, shape, strict=False)):
+            raise UsageError(f"{self}: out of range, {self.layer} has shape {shape}")
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A row of the table of layers; `shape` is the output's for one image, `(C, H, W)` or `(C,)`."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    receptive_field: ReceptiveField | None
+    """None where it is unknown."""
+    parameters: int
+    """Number of weights, those of layers inside included."""
+
+
+def layers(model: nn.Module, size: tuple[int, int]) -> list[LayerInfo]:
+    """Return the layers that a forward pass calls and that return a tensor, in order of definition.
+
+    `size` is height and width of the network's input. The model is in eval mode meanwhile, and restored.
+    """
+    from .gradients import frozen  # gradients reads neurons, which are defined here
+
+    modules = named(model)
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    image = torch.zeros(1, 3, *size, dtype=weight.dtype, device=weight.device)
+    tracker = Tracker(image)
+    seen: dict[str, tuple[tuple[int, ...], ReceptiveField | None]] = {}
+
+    def record(name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor) and name not in seen:
+            seen[name] = (tuple(output.shape[1:]), tracker.receptive_field(output))
+
+    with frozen(model), torch.no_grad(), _hooked(modules, record), tracker:
+        model(image)
+    return [
+        LayerInfo(name, type(modules[name]).__name__, *seen[name], sum(p.numel() for p in modules[name].parameters()))
+        for name in modules
+        if name in seen
+    ]

@@ -1,0 +1,133 @@
+"""A network that takes pictures: its normalization is the first layer, so images are sRGB in [0, 1] everywhere."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError, nearest
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a picture becomes a network's input: resize, center crop, normalization."""
+
+    size: tuple[int, int]
+    """Height and width of the network's input, cropped from the center."""
+    resize: int | None = None
+    """What the shorter side is resized to before the crop."""
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+
+class Network(nn.Module):
+    """A network behind its normalization: images `(N, 3, H, W)` sRGB in [0, 1] to what the network returns.
+
+    `network` is the user's module, unedited; wrapping it changes neither its mode nor its weights. `source` is the
+    sha256 of the file that defines it, where the weights alone do not say what is computed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preset: Preset,
+        categories: Sequence[str] | None = None,
+        name: str = "",
+        source: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.preset = preset
+        self.categories = None if categories is None else unique(categories)
+        self.name = name or type(network).__name__
+        self.source = source
+        self.training = network.training
+        self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Subtract the mean and divide by the standard deviation per channel, in float32 (float64 stays float64)."""
+        dtype = torch.promote_types(images.dtype, torch.float32)
+        key = (images.device, dtype)
+        if key not in self._constants:
+            mean, std = (torch.tensor(v, device=images.device, dtype=dtype) for v in (self.preset.mean, self.preset.std))
+            self._constants[key] = (mean.view(3, 1, 1), std.view(3, 1, 1))
+        mean, std = self._constants[key]
+        return (images.to(dtype) - mean) / std
+
+    def forward(self, images: Tensor) -> Any:
+        """Return what the network returns, logits `(N, classes)` as a rule, for images `(N, 3, H, W)`."""
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            came = f"{images.dtype} {tuple(images.shape)}"
+            raise UsageError(f"images: expected floating-point (N, 3, H, W) in [0, 1], got {came}")
+        normalized = self.normalize(images)
+        weight = next((p for p in self.network.parameters() if p.is_floating_point()), normalized)
+        return self.network(normalized.to(weight.dtype))
+
+
+def unique(categories: Sequence[str]) -> tuple[str, ...]:
+    """Return the names with each repeated one followed by its index, as "crane (517)": a name finds one class."""
+    repeated = Counter(_folded(name) for name in categories)
+    seen: set[str] = set()
+    names = []
+    for index, name in enumerate(categories):
+        key = _folded(name)
+        names.append(f"{name} ({index})" if repeated[key] > 1 and key in seen else name)
+        seen.add(key)
+    return tuple(names)
+
+
+def class_index(model: nn.Module | Sequence[str] | None, name_or_index: str | int) -> int:
+    """Return the index of a class given by name or index.
+
+    A name is matched exactly, else regardless of case, underscores and hyphens. Raises UsageError with the nearest
+    names, or with the range of indices; without category names, only indices above 0 can be asked for.
+    """
+    categories = getattr(model, "categories", None) if isinstance(model, nn.Module) else model
+    if categories and name_or_index in categories:
+        return list(categories).index(str(name_or_index))
+    text = str(name_or_index).strip()
+    if text.lstrip("-").isdecimal():
+        return _checked_index(int(text), categories)
+    if not categories:
+        raise UsageError(f"no class {text!r}: the network has no category names; give an index, or --categories FILE")
+    folded = {_folded(name): index for index, name in reversed(list(enumerate(categories)))}
+    if _folded(text) not in folded:
+        raise UsageError(f"no class {text!r} among the network's {len(categories)}{nearest(text, categories)}")
+    return folded[_folded(text)]
+
+
+def _checked_index(index: int, categories: Sequence[str] | None) -> int:
+    if index < 0 or (categories and index >= len(categories)):
+        last = f"0 to {len(categories) - 1}" if categories else "0 or above"
+        raise UsageError(f"class index: expected {last}, got {index}")
+    return index
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def digest(model: nn.Module) -> str:
+    """Return the sha256 over what a model computes with, as 64 hexadecimal digits.
+
+    It covers the qualified class name of every module, every parameter and buffer (name, dtype, shape, bytes), and
+    for a Network its normalization and `source`. What a class's code does is covered by `source` only.
+    """
+    total = hashlib.sha256()
+    network = model
+    if isinstance(model, Network):
+        network = model.network
+        total.update(repr((model.preset.mean, model.preset.std, model.source)).encode())
+    for name, module in network.named_modules(remove_duplicate=False):
+        total.update(f"{name}:{type(module).__module__}.{type(module).__qualname__}\n".encode())
+    tensors = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}\n".encode())
+        data = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(data.view(torch.uint8).numpy())
+    return total.hexdigest()

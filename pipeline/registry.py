@@ -1,0 +1,163 @@
+"""Methods declare themselves here; verbs, workflows, contract tests, benchmark rows and the README's table follow."""
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+
+from torch import Tensor
+
+from .errors import UsageError, nearest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a method returns per image: its name in files and the number of channels."""
+
+    name: str
+    channels: int
+
+
+Heatmap = Annotated[Tensor, Kind("heatmap", 1)]
+Gradient = Annotated[Tensor, Kind("gradient", 3)]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a method: a field of its dataclass with the type it takes and its help."""
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values a `Literal` allows; empty for other types."""
+        return get_args(self.annotation) if get_origin(self.annotation) is Literal else ()
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types that a value may have: the members of a union, or the annotation alone."""
+        return get_args(self.annotation) if get_origin(self.annotation) in (Union, UnionType) else (self.annotation,)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method: what it is called, what it takes and what it gives."""
+
+    verb: str
+    cls: type[Any]
+    inputs: tuple[str, ...]
+    result: Kind
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """The method's options in the order of their declaration."""
+        return options_of(self.cls)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the class's docstring."""
+        return (inspect.getdoc(self.cls) or "").partition("\n")[0]
+
+    @property
+    def reference(self) -> str:
+        """The paper, as the method's module names it: the docstring's last paragraph."""
+        return " ".join((inspect.getdoc(sys.modules[self.cls.__module__]) or "").split("\n\n")[-1].split())
+
+
+_registered: dict[str, Method] = {}
+
+
+def option(default: Any, help: str) -> Any:
+    """Declare an option of a method: its default and its one-line help."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@cache
+def options_of(cls: type[Any]) -> tuple[Option, ...]:
+    """Return the options that a method's dataclass declares."""
+    hints = get_type_hints(cls)
+    fields = dataclasses.fields(cls)
+    return tuple(Option(field.name, hints[field.name], field.default, field.metadata["help"]) for field in fields)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(option,))
+def register(cls: type[Any] | None = None, *, verb: str | None = None) -> Any:
+    """Make a class a method: a frozen dataclass whose options are checked, under `verb` or its module's name."""
+
+    def declare(cls: type[T]) -> type[T]:
+        cls.__post_init__ = check_options  # type: ignore[attr-defined]
+        method = dataclass(frozen=True)(cls)
+        name = verb or cls.__module__.rpartition(".")[2].replace("_", "-")
+        if name in _registered:
+            raise ValueError(f"two methods named {name!r}: {_registered[name].cls.__qualname__} and {cls.__qualname__}")
+        call: Callable[..., Any] = method.__call__
+        kind = get_args(get_type_hints(call, include_extras=True)["return"])[1]
+        inputs = tuple(inspect.signature(call).parameters)[2:]
+        _registered[name] = Method(name, method, inputs, kind)
+        return method
+
+    return declare if cls is None else declare(cls)
+
+
+def check_options(self: Any) -> None:
+    """Check a frozen dataclass's options against their annotations, parsing text where the type can."""
+    for option in options_of(type(self)):
+        object.__setattr__(self, option.name, _checked(option, getattr(self, option.name)))
+
+
+def _checked(option: Option, value: Any) -> Any:
+    if option.choices:
+        if value not in option.choices:
+            allowed = ", ".join(map(str, option.choices))
+            near = nearest(str(value), map(str, option.choices), 1)
+            raise UsageError(f"option {option.name!r} takes one of {allowed}, not {value!r}{near}")
+        return value
+    kinds = option.kinds
+    if isinstance(value, str) and str not in kinds:
+        for kind in kinds:
+            if hasattr(kind, "parse"):
+                return kind.parse(value)
+    if float in kinds and type(value) is int:
+        return float(value)
+    fits = any(isinstance(value, get_origin(kind) or kind) for kind in kinds)
+    if not fits or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds if kind is not NoneType)
+        raise UsageError(f"option {option.name!r} takes a value of type {expected}, not {value!r}")
+    return value
+
+
+def methods() -> dict[str, Method]:
+    """Return every method by its verb: the package's own and those of the entry-point group `afterimage.methods`."""
+    _load()
+    return dict(sorted(_registered.items()))
+
+
+def method(verb: str) -> Method:
+    """Return the method with this verb; raise `UsageError` with the nearest verbs if there is none."""
+    known = methods()
+    name = re.sub("[ _]", "-", verb)
+    if name not in known:
+        raise UsageError(f"no method {verb!r}; expected one of {', '.join(known)}{nearest(name, known)}")
+    return known[name]
+
+
+@cache
+def _load() -> None:
+    package = importlib.import_module("afterimage.methods")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"afterimage.methods.{module.name}")
+    for point in entry_points(group="afterimage.methods"):
+        point.load()

@@ -1,0 +1,180 @@
+"""The command line: a verb per registered method, made from its declaration, and a few for what runs left behind."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import click
+
+from afterimage.errors import RefusedError, UsageError
+from afterimage.registry import Method, Option, methods, options_of
+
+from .settings import Settings
+
+UNEXPECTED, USAGE, FAILED_INPUTS, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="afterimage")
+def app() -> None:
+    """Show what convolutional networks have learned, for one picture or ten million.
+
+    Exit codes: 0 all ok; 1 unexpected; 2 usage; 3 finished with failed inputs; 4 refused to go on with another run;
+    130 interrupted after a clean drain.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    for found in methods().values():
+        app.add_command(command_of(found))
+    try:
+        code = app(arguments, standalone_mode=False)
+    except (UsageError, RefusedError) as error:
+        print(f"afterimage: {error}", file=sys.stderr)
+        code = USAGE if isinstance(error, UsageError) else REFUSED
+    except click.ClickException as error:
+        print(f"afterimage: {_one_line(error)}", file=sys.stderr)
+        code = USAGE
+    except (KeyboardInterrupt, click.Abort):
+        code = INTERRUPTED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return " ".join(error.format_message().split()) + (f"; see '{context.command_path} --help'" if context else "")
+
+
+def command_of(found: Method) -> click.Command:
+    """Return the command that runs a method, with an option for each of its own and of the run's settings."""
+
+    def command(paths: tuple[str, ...], as_json: bool, **given: Any) -> int:
+        if len(paths) < 2:
+            raise click.UsageError(f"expected INPUT… and then OUT, got {' '.join(paths) or 'nothing'}")
+        from .run import as_json as json_of
+        from .run import run
+
+        facts = json_of(run(found.verb, paths[:-1], paths[-1], progress=True, **given))
+        print(json.dumps(facts) if as_json else _told(facts, given["dry_run"]))
+        if facts["interrupted"]:
+            return INTERRUPTED
+        return FAILED_INPUTS if facts["failed"] else 0
+
+    where = "INPUT is a folder, a glob, a list file or an image; OUT a folder for the results."
+    return click.Command(
+        found.verb,
+        callback=command,
+        params=[
+            click.Argument(["paths"], nargs=-1, metavar="INPUT... OUT"),
+            *(_click_option(option) for option in (*found.options, *options_of(Settings))),
+            click.Option(["--json", "as_json"], is_flag=True, help="print the summary as JSON"),
+        ],
+        help=f"{found.summary}\n\n{found.reference}\n\n{where}",
+        short_help=found.summary,
+        no_args_is_help=True,
+    )
+
+
+def _click_option(option: Option) -> click.Option:
+    """Return an option for click; what its type reads from text stays text here."""
+    kinds = [kind for kind in option.kinds if kind is not NoneType]
+    if kinds == [bool]:
+        return click.Option([_flag(option)], is_flag=True, default=option.default, help=option.help)
+    kind: Any = str
+    if option.choices:
+        kind = click.Choice([str(choice) for choice in option.choices])
+    elif str not in kinds and (int in kinds or float in kinds):
+        kind = int if int in kinds else float
+    shown = option.default is not None
+    metavar = None if option.choices else option.name.rpartition("_")[2].upper()
+    flag = [_flag(option), option.name]
+    return click.Option(flag, type=kind, default=option.default, show_default=shown, help=option.help, metavar=metavar)
+
+
+def _flag(option: Option) -> str:
+    return "--" + option.name.replace("_", "-")
+
+
+def _told(facts: dict[str, Any], dry_run: bool) -> str:
+    """Return a summary for a person."""
+    if dry_run:
+        size = facts["predicted_bytes"] / 1e6
+        return f"{facts['total']:,} images; {facts['shards']:,} shards to compute, {size:,.1f} MB, in {facts['folder']}"
+    counts = ", ".join(f"{count:,} {status}" for status, count in facts["statuses"].items())
+    rate = facts["computed"] / max(facts["seconds"], 1e-9)
+    return (
+        f"{counts or 'none'} of {facts['total']:,} images; "
+        f"{facts['computed']:,} computed in {facts['seconds']:.1f} s ({rate:.1f}/s)\npage: {facts['page']}"
+    )
+
+
+@app.command("methods")
+def list_methods() -> None:
+    """List the methods, what each answers and where it was published."""
+    for found in methods().values():
+        print(f"{found.verb:<18} {found.summary}\n{'':<18} {found.reference}")
+
+
+@app.command("layers")
+@click.argument("model")
+@click.option("--weights", default="none", help="DEFAULT, a file, or none: the table does not need them")
+@click.option("--crop", help="network's input: a side, or HEIGHTxWIDTH")
+def list_layers(model: str, weights: str, crop: str | None) -> None:
+    """List a model's layers: names, shapes, receptive fields, parameters."""
+    from afterimage.models.layers import layers
+    from afterimage.models.zoo import load_model
+
+    from .settings import sides
+    from .tables import layer_table
+
+    given = "DEFAULT" if model == "demo" or model.endswith(".pt2") else weights
+    network = load_model(model, weights=given, crop=sides(crop))
+    print(layer_table(layers(network, network.preset.size)))
+
+
+@app.command("status")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="print as JSON, one job a line")
+def show_status(out: Path, as_json: bool) -> int:
+    """Say how far the jobs of OUT are, from the markers on the disk. Exits with 3 where rows failed."""
+    from .status import status
+    from .tables import status_table
+
+    jobs = status(out)
+    print("\n".join(json.dumps(job) for job in jobs) if as_json else status_table(jobs))
+    return FAILED_INPUTS if any(set(job["statuses"]) - {"ok"} for job in jobs) else 0
+
+
+@app.command("verify")
+@click.argument("out", type=click.Path(path_type=Path))
+def run_verify(out: Path) -> int:
+    """Check OUT's files against their markers and its keys against the manifest. Exits with 1 where one differs."""
+    from .status import verify
+
+    faults = verify(out)
+    print("\n".join(faults) if faults else f"{out}: every file as committed, every input has its row")
+    return UNEXPECTED if faults else 0
+
+
+@app.command("page")
+@click.argument("out", type=click.Path(path_type=Path))
+def write_page(out: Path) -> None:
+    """Write OUT's page again from its tables."""
+    from .pages.write import write_pages
+    from .status import jobs_of
+
+    jobs_of(out)
+    print(write_pages(out))
+
+
+@app.command("demo")
+@click.argument("out", type=click.Path(path_type=Path), default=Path("out/demo"))
+def run_demo(out: Path) -> None:
+    """Draw the embedded data set and explain the embedded network on it: saliency, guided backprop, a page."""
+    from .demo.show import show
+
+    print(show(out))

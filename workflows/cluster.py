@@ -1,0 +1,119 @@
+"""Executors: the plain `map` is the reference, Dask is the other; both give the same bytes."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from afterimage.errors import UsageError
+
+from .job import hand_over
+from .shards import Commit
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Call = tuple[Any, ...]
+Task = Callable[..., Commit]
+# What one worker needs at the least: torch, a network, a batch of activations.
+WORKER_BYTES = 1_500_000_000
+
+
+def serial(task: Task, calls: Iterable[Call], stop: threading.Event) -> Iterator[Commit]:
+    """Run one call after the other in this process."""
+    for call in calls:
+        if stop.is_set():
+            return
+        yield task(*call)
+
+
+def through(client: "Client", task: Task, calls: Iterable[Call], stop: threading.Event) -> Iterator[Commit]:
+    """Run calls on a Dask cluster through a sliding window, and yield what they commit as they end.
+
+    After `stop` is set, or once a call has failed, no further one starts; those that run are waited for, and then the
+    failure is raised.
+    """
+    from distributed import as_completed
+
+    waiting = iter(calls)
+    window = 2 * max(1, len(client.scheduler_info(n_workers=-1)["workers"])) + 1
+    running = as_completed([client.submit(task, *call, pure=False) for call in islice(waiting, window)])
+    failure: BaseException | None = None
+    for future in running:
+        if future.status == "finished":
+            yield future.result()
+        else:
+            failure = failure or future.exception()
+        if failure is None and not stop.is_set():
+            for call in islice(waiting, 1):
+                running.add(client.submit(task, *call, pure=False))
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def connected(
+    scheduler: str | None, workers: int | None, threads: int, device: str, shards: int, say: Callable[[str], None]
+) -> Iterator["Client"]:
+    """Connect to the cluster at `scheduler`, or start one on this machine that listens on loopback only."""
+    from distributed import Client
+
+    if scheduler is not None:
+        if workers is not None:
+            raise UsageError("workers: the cluster at --scheduler has its own; leave out --workers")
+        try:
+            client = Client(scheduler, timeout=20)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"scheduler: no Dask scheduler answers at {scheduler!r}: {error}") from error
+        with client:
+            say(f"cluster at {scheduler}: {len(client.scheduler_info(n_workers=-1)['workers'])} workers")
+            yield client
+        return
+    count = min(shards, workers or default_workers(threads, device))
+    with _local_cluster(count) as cluster, Client(cluster) as client:
+        plural = "" if count == 1 else "s"
+        say(f"local cluster: {count} worker{plural} on {device}, {threads} thread(s) each, {cluster.dashboard_link}")
+        yield client
+
+
+@contextmanager
+def _local_cluster(count: int) -> Iterator[Any]:
+    import dask
+    from distributed import LocalCluster
+
+    settings = {
+        # A worker that computes for long without answering is at work, not lost.
+        "distributed.scheduler.worker-ttl": None,
+        "distributed.admin.tick.limit": "1h",
+        "distributed.comm.timeouts.connect": "60s",
+        "logging.distributed": "error",
+    }
+    with dask.config.set(settings):
+        address = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
+        with LocalCluster(n_workers=count, threads_per_worker=1, silence_logs=40, **address) as cluster:
+            yield cluster
+
+
+def default_workers(threads: int, device: str) -> int:
+    """Return one worker per visible GPU, or else as many as the cores and the free memory carry."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.device_count() if device == "cuda" else 1
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores // threads, psutil.virtual_memory().available // WORKER_BYTES))
+
+
+def distribute(client: "Client", pickled: bytes, sha256: str) -> None:
+    """Bring a network that was built in Python to every worker, also to those that join later."""
+    from distributed import WorkerPlugin
+
+    class Network(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            hand_over(pickled, sha256)
+
+    client.register_plugin(Network(), name=f"afterimage-{sha256[:16]}")

@@ -1,0 +1,181 @@
+"""What a job is: everything its results depend on, as a value that travels, is written down and is compared."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import cloudpickle
+import torch
+
+from afterimage.errors import RefusedError, UsageError
+from afterimage.models.network import Network
+from afterimage.models.zoo import digest, load_model
+from afterimage.registry import Method, method
+
+from .files import write_json
+from .geometry import Geometry
+from .rows import Keep
+
+Precision = Literal["fp32", "bf16"]
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "simplejpeg", "opencv-python-headless", "pyarrow")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a network comes from: the arguments of `load_model`, and the digest that it has to have."""
+
+    model: str
+    weights: str | None = "DEFAULT"
+    categories: str | None = None
+    size: int | None = None
+    crop: tuple[int, int] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    digest: str = ""
+
+    def load(self) -> Network:
+        """Load the network; raise `RefusedError` if it is not the one that the digest names."""
+        if self.model == HANDED_OVER:
+            network = cloudpickle.loads(_handed_over[self.digest])
+        else:
+            network = load_model(self.model, **{name: getattr(self, name) for name in GIVEN})
+        if self.digest and digest(network) != self.digest:
+            raise RefusedError(f"model {self.model!r} here is not the one the run was planned with: digests differ")
+        return network
+
+
+GIVEN = ("weights", "categories", "size", "crop", "mean", "std")
+HANDED_OVER = "(module from Python)"
+_handed_over: dict[str, bytes] = {}
+
+
+def hand_over(pickled: bytes, sha256: str) -> None:
+    """Keep a network that was built in Python, pickled, where this process's tasks find it by its digest."""
+    _handed_over[sha256] = pickled
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method over one manifest: what has to be equal for two runs to give the same results."""
+
+    verb: str
+    options: Mapping[str, Any]
+    model: ModelSource
+    target: str
+    geometry: Geometry
+    precision: Precision
+    device: str
+    batch_size: int
+    threads: int
+    keep: Keep
+    heatmap_size: int | None
+    max_pixels: int
+    categories: tuple[str, ...] = ()
+    classes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def method(self) -> Method:
+        """The registered method that the job runs."""
+        return method(self.verb)
+
+    def config(self) -> dict[str, Any]:
+        """Return the job as JSON values; `categories` and `classes` follow from the model and the manifest."""
+        config = json.loads(json.dumps(asdict(self), default=str))
+        return {name: value for name, value in config.items() if name not in ("categories", "classes")}
+
+
+def sha256_of(value: Any) -> str:
+    """Return the digest of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result was made with."""
+    found = {package: version(package) for package in ("afterimage", *PACKAGES)}
+    return {"python": platform.python_version(), "machine": platform.machine(), **found}
+
+
+def record(folder: Path, job: Job, manifest_sha256: str, extending: bool) -> None:
+    """Write a job's `run.json`, or check that the one there says the same; raise `RefusedError` with the difference."""
+    path = folder / "run.json"
+    config = job.config()
+    run = {
+        "verb": job.verb,
+        "name": folder.name,
+        "config": config,
+        "config_sha256": sha256_of(config),
+        "manifest_sha256": manifest_sha256,
+        "model": {
+            "name": job.model.model,
+            "digest": job.model.digest,
+            "categories": list(job.categories) or None,
+        },
+        "versions": versions(),
+    }
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        _refuse_other(folder, there["config"], config)
+        if there["manifest_sha256"] == manifest_sha256:
+            return
+        if not extending:
+            raise RefusedError(f"{folder} was made from other inputs; add '--mode extend', or choose another OUT")
+    write_json(path, run)
+
+
+def _refuse_other(folder: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
+    before, after = _flat(there), _flat(now)
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    if names:
+        changes = "; ".join(f"{name} was {before.get(name)!r}, now {after.get(name)!r}" for name in names)
+        raise RefusedError(
+            f"{folder} holds a run with other settings: {changes}; "
+            "repeat those, or use --name NAME for a second run, or --mode overwrite"
+        )
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        nested = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+        flat |= nested
+    return flat
+
+
+@lru_cache(maxsize=1)
+def prepared(source: ModelSource, device: str, precision: Precision, threads: int) -> Network:
+    """Return the network ready to run in this process; loaded once and kept."""
+    torch.set_num_threads(threads)
+    # Subnormal activations and gradients slow some networks down severalfold; they are zero for every purpose here.
+    torch.set_flush_denormal(True)
+    network = source.load().to(device)
+    if precision == "bf16":
+        network.network.to(torch.bfloat16)
+    return network.to(memory_format=torch.channels_last)
+
+
+def resolved_device(device: str) -> str:
+    """Return the device asked for; `auto` is CUDA where there is a GPU. Raises `UsageError` if it is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device: cuda was asked for and torch finds no GPU; use --device cpu")
+    return device
+
+
+def resolved_precision(precision: str, device: str) -> Precision:
+    """Return the precision asked for; `auto` is bf16 where the processor multiplies bf16 matrices in hardware."""
+    if precision not in ("fp32", "bf16", "auto"):
+        raise UsageError(f"precision: expected fp32, bf16 or auto, got {precision!r}")
+    if precision != "auto":
+        return precision  # type: ignore[return-value]
+    fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else torch.cpu._is_amx_tile_supported()
+    return "bf16" if fast else "fp32"

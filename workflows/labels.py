@@ -1,0 +1,90 @@
+"""True labels, from the folders' names or a table: `folders`, `FILE.csv:column`, `FILE.parquet:column`."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote
+
+from afterimage.errors import UsageError, nearest
+
+from .manifest import Item
+
+KEY_COLUMNS = ("key", "path", "file", "filename", "file_name", "filepath", "image", "name")
+
+
+def labels_for(items: Sequence[Item], source: str) -> dict[str, str]:
+    """Return the label of each item's key, as `source` gives it.
+
+    `folders` takes the name of the folder that holds the image. A table's images are found by the first column of
+    `KEY_COLUMNS`, or else its first one, holding keys, paths below the input, or file names that occur once.
+    """
+    if source == "folders":
+        parents = {item.key: PurePosixPath(item.key).parent.name for item in items}
+        return {key: unquote(name) for key, name in parents.items() if name}
+    file, colon, column = source.rpartition(":")
+    if not colon or Path(file).suffix.lower() not in (".csv", ".parquet"):
+        raise UsageError(f"labels: expected folders, FILE.csv:column or FILE.parquet:column, got {source!r}")
+    by_name = _read(Path(file), column)
+    by_base = _unique_names(by_name)
+    found = {item.key: _lookup(item.key, by_name, by_base) for item in items}
+    labels = {key: label for key, label in found.items() if label is not None}
+    if not labels:
+        example = next(iter(by_name), "nothing")
+        raise UsageError(f"labels: {file} names none of the images; it has {example!r}, the images {items[0].key!r}")
+    return labels
+
+
+def _lookup(key: str, by_name: dict[str, str], by_base: dict[str, str]) -> str | None:
+    path = unquote(key)
+    return by_name.get(key) or by_name.get(path) or by_base.get(PurePosixPath(path).name)
+
+
+def _unique_names(by_name: dict[str, str]) -> dict[str, str]:
+    names: dict[str, set[str]] = {}
+    for name, label in by_name.items():
+        names.setdefault(PurePosixPath(name).name, set()).add(label)
+    return {name: next(iter(labels)) for name, labels in names.items() if len(labels) == 1}
+
+
+def _read(file: Path, column: str) -> dict[str, str]:
+    if not file.is_file():
+        raise UsageError(f"labels: no file {str(file)!r}")
+    columns = _csv(file) if file.suffix.lower() == ".csv" else _parquet(file)
+    if column not in columns:
+        raise UsageError(f"labels: {file} has no column {column!r}, but {', '.join(columns)}{nearest(column, columns)}")
+    others = [name for name in columns if name != column]
+    keys = next((name for name in KEY_COLUMNS if name in others), others[0] if others else None)
+    if keys is None:
+        raise UsageError(f"labels: {file} needs a column of file names beside {column!r}")
+    pairs = zip(columns[keys], columns[column], strict=True)
+    return {str(name).removeprefix("./"): str(label) for name, label in pairs if label not in (None, "")}
+
+
+def _csv(file: Path) -> dict[str, list[Any]]:
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        rows = list(csv.reader(lines))
+    header = rows[0] if rows else []
+    short = next((number for number, row in enumerate(rows, 1) if row and len(row) != len(header)), None)
+    if short:
+        raise UsageError(f"labels: {file} line {short} has {len(rows[short - 1])} columns, its header {len(header)}")
+    return {name: [row[place] for row in rows[1:] if row] for place, name in enumerate(header)}
+
+
+def _parquet(file: Path) -> dict[str, list[Any]]:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(file, partitioning=None)
+    return {name: table[name].to_pylist() for name in table.column_names}
+
+
+def labels_by_class(labels: Iterable[str], categories: Sequence[str]) -> dict[str, int]:
+    """Return the class of each label that has one: by name, forgiving case, underscores and hyphens, or by index."""
+    folded = {_fold(name): index for index, name in reversed(list(enumerate(categories)))}
+    numbered = {str(index): index for index in range(len(categories))}
+    classes = {label: folded.get(_fold(label), numbered.get(label)) for label in set(labels)}
+    return {label: index for label, index in sorted(classes.items()) if index is not None}
+
+
+def _fold(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace("-", " ").lower().split())

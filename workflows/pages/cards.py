@@ -1,0 +1,144 @@
+"""What a page shows of one input: its picture once, and each job's drawing, overlay and figures."""
+
+import io
+import unicodedata
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from markupsafe import Markup
+from PIL import Image
+
+from ..rows import COMMON, PICTURES
+
+COLUMNS = (*(name for name, _ in COMMON if not name.startswith("crop_box")), *PICTURES)
+SIDE = 160
+"""CSS pixels: pictures up to this side are enlarged by whole factors, larger ones are shown at it."""
+LARGEST = 448
+"""Pixels: pictures beyond this side, as ``--fit none`` stores them, are embedded smaller."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An embedded picture: its data: address and its size in pixels."""
+
+    uri: Markup
+    width: int
+    height: int
+
+    @property
+    def small(self) -> bool:
+        """Whether its pixels are enlarged, and shown as squares."""
+        return max(self.width, self.height) <= SIDE
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model said of an input, as text; `verdict` is right, wrong or, where the label is unknown, None."""
+
+    label: str | None
+    prediction: str | None
+    probability: float | None
+    target: str | None
+    target_probability: float | None
+    verdict: str | None
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The facts to the digits that are shown, by which jobs agree or not."""
+        return tuple(f"{value:.3f}" if isinstance(value, float) else str(value) for value in vars(self).values())
+
+
+@dataclass(frozen=True)
+class View:
+    """What one job made of an input."""
+
+    job: str
+    status: str
+    error: str | None
+    facts: Facts
+    drawing: Picture | None
+    overlay: Picture | None
+
+
+@dataclass(frozen=True)
+class Card:
+    """One input: its key for reading, its size in pixels, its picture and every job's view of it."""
+
+    name: str
+    size: tuple[int, int] | None
+    image: Picture | None
+    views: list[View]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """All its pictures."""
+        drawn = [picture for view in self.views for picture in (view.drawing, view.overlay)]
+        return [picture for picture in (self.image, *drawn) if picture]
+
+    @property
+    def facts(self) -> Facts | None:
+        """The facts of all jobs where they agree to the digits shown, else None."""
+        facts = [view.facts for view in self.views if view.status == "ok"]
+        return facts[0] if len({fact.shown for fact in facts}) == 1 else None
+
+    @property
+    def verdict(self) -> str:
+        """Wrong where any job is wrong, else failed where any failed, else right or unknown."""
+        verdicts = {view.facts.verdict if view.status == "ok" else "failed" for view in self.views}
+        return next(verdict for verdict in ("wrong", "failed", "right", None) if verdict in verdicts) or "unknown"
+
+
+def card(rows: Iterable[tuple[str, frozenset[str], Row]]) -> Card:
+    """Make the card of one input from its rows: the job's name, its model's categories and the stored row of each."""
+    views, images, sizes, name = [], [], [], ""
+    for job, categories, row in rows:
+        name = readable(row["key"])
+        views.append(view(job, categories, row))
+        images += filter(None, [picture(row, "thumbnail")])
+        sizes += [(row["width"], row["height"])] if row["width"] else []
+    return Card(name, next(iter(sizes), None), next(iter(images), None), views)
+
+
+def view(job: str, categories: frozenset[str], row: Row) -> View:
+    """Return one job's view of an input."""
+    ok = row["status"] == "ok"
+    judged = ok and row["label"] in categories
+    verdict = ("right" if row["label"] == row["prediction"] else "wrong") if judged else None
+    facts = Facts(*(row[name] for name in list(Facts.__dataclass_fields__)[:-1]), verdict)
+    return View(job, row["status"], row["error"], facts, picture(row, "drawing"), picture(row, "overlay"))
+
+
+def picture(row: Row, name: str) -> Picture | None:
+    """Return a stored picture with its size, or None where the row has none; made smaller where a page would swell."""
+    stored = row.get(name)
+    if stored is None:
+        return None
+    data = stored["bytes"]
+    with Image.open(io.BytesIO(data)) as image:
+        if max(image.size) > LARGEST:
+            image.thumbnail((LARGEST, LARGEST))
+            smaller = io.BytesIO()
+            image.save(smaller, "jpeg", quality=90)
+            data = smaller.getvalue()
+        return Picture(Markup(f"data:image/jpeg;base64,{b64encode(data).decode()}"), *image.size)
+
+
+def side(cards: Iterable[Card]) -> int:
+    """Return the side in CSS pixels at which pictures are shown: a whole multiple of small ones, so pixels stay even."""
+    pictures = [picture for card in cards for picture in card.pictures]
+    largest = max((max(picture.width, picture.height) for picture in pictures), default=SIDE)
+    return largest * max(1, SIDE // largest) if largest <= SIDE else SIDE
+
+
+def readable(key: str) -> str:
+    """Return a percent-encoded key as text, or as it is where that text is not UTF-8 or has control characters."""
+    try:
+        text = unquote_to_bytes(key).decode("utf-8")
+    except UnicodeDecodeError:
+        return key
+    return key if any(unicodedata.category(character) == "Cc" for character in text) else text

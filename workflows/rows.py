@@ -1,0 +1,154 @@
+"""The rows of a map over a data set: one per input, in one order of columns, as an Arrow table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from afterimage.registry import Kind
+
+Keep = Literal["none", "heatmap", "all"]
+STATUSES = (
+    "ok missing unreadable unsupported decode_failed too_large nonfinite diverged model_failed killed".split()
+)
+ERROR_LENGTH = 500
+PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+COMMON = [
+    ("key", pa.string()),
+    ("uri", pa.string()),
+    ("status", pa.string()),
+    ("error", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("sha256", pa.string()),
+    ("crop_box_x0", pa.float32()),
+    ("crop_box_y0", pa.float32()),
+    ("crop_box_x1", pa.float32()),
+    ("crop_box_y1", pa.float32()),
+    ("label", pa.string()),
+    ("prediction", pa.string()),
+    ("probability", pa.float32()),
+    ("target", pa.string()),
+    ("target_probability", pa.float32()),
+]
+PICTURES = ("drawing", "thumbnail", "overlay")
+
+
+class Half(NamedTuple):
+    """A map as it is stored: float16 of value / scale, scale its largest magnitude, so that small values survive."""
+
+    values: np.ndarray
+    scale: float
+    shape: tuple[int, int, int]
+
+
+@dataclass
+class Row:
+    """One input's row as it fills up; pictures are encoded bytes."""
+
+    key: str
+    uri: str
+    label: str | None = None
+    status: str = "ok"
+    error: str | None = None
+    width: int | None = None
+    height: int | None = None
+    sha256: str | None = None
+    crop_box: tuple[float, float, float, float] | None = None
+    prediction: str | None = None
+    probability: float | None = None
+    target: str | None = None
+    target_probability: float | None = None
+    heatmap: Half | None = None
+    pictures: dict[str, bytes] = field(default_factory=dict)
+
+    def fail(self, status: str, error: str) -> None:
+        """Give the row a status other than ok and its reason, in one line."""
+        self.status, self.error = status, " ".join(error.split())[:ERROR_LENGTH]
+
+
+def schema(kind: Kind, keep: Keep) -> pa.Schema:
+    """Return the columns of a map whose result is `kind`."""
+    columns = list(COMMON)
+    if keep != "none":
+        name = kind.name
+        columns += [(name, pa.list_(pa.float16())), (f"{name}_scale", pa.float32())]
+        columns += [(f"{name}_{axis}", pa.int32()) for axis in ("channels", "height", "width")]
+    if keep == "all":
+        columns += [(name, PICTURE) for name in PICTURES]
+    return pa.schema(columns)
+
+
+def table(rows: Sequence[Row], kind: Kind, keep: Keep) -> pa.Table:
+    """Make the table of `rows`, with the columns of `schema`."""
+    columns: dict[str, Any] = {
+        name: [getattr(row, name, None) for row in rows] for name, _ in COMMON if not name.startswith("crop_box")
+    }
+    for position, corner in enumerate(("x0", "y0", "x1", "y1")):
+        columns[f"crop_box_{corner}"] = [row.crop_box and row.crop_box[position] for row in rows]
+    if keep != "none":
+        columns |= _heatmap_columns([row.heatmap for row in rows], kind.name)
+    if keep == "all":
+        for name in PICTURES:
+            columns[name] = [
+                {"bytes": row.pictures[name], "path": f"{row.key}.{name}.jpg"} if name in row.pictures else None
+                for row in rows
+            ]
+    wanted = schema(kind, keep)
+    return pa.table({column.name: pa.array(columns[column.name], column.type) for column in wanted}, schema=wanted)
+
+
+def _heatmap_columns(heatmaps: list[Half | None], name: str) -> dict[str, Any]:
+    values = [np.zeros(0, np.float16) if heatmap is None else heatmap.values for heatmap in heatmaps]
+    offsets = np.concatenate([[0], np.cumsum([len(value) for value in values])]).astype(np.int32)
+    missing = pa.array([heatmap is None for heatmap in heatmaps])
+    flat = pa.array(np.concatenate(values) if values else np.zeros(0, np.float16), pa.float16())
+    shapes = [(None, None, None) if heatmap is None else heatmap.shape for heatmap in heatmaps]
+    return {
+        name: pa.ListArray.from_arrays(pa.array(offsets), flat, mask=missing),
+        f"{name}_scale": [None if heatmap is None else heatmap.scale for heatmap in heatmaps],
+        **{f"{name}_{axis}": [shape[i] for shape in shapes] for i, axis in enumerate(("channels", "height", "width"))},
+    }
+
+
+def halved(heatmaps: Tensor) -> list[Half]:
+    """Return maps `(N, C, h, w)` float32 as they are stored."""
+    scales = heatmaps.abs().amax((1, 2, 3))
+    halves = (heatmaps / torch.where(scales > 0, scales, 1).view(-1, 1, 1, 1)).half()
+    channels, height, width = heatmaps.shape[1:]
+    return [
+        Half(half.flatten().numpy(), scale, (channels, height, width))
+        for half, scale in zip(halves, scales.tolist(), strict=True)
+    ]
+
+
+def heatmap_of(row: dict[str, Any], name: str) -> np.ndarray | None:
+    """Return a stored row's map as float32 `(C, h, w)`, or None if it has none."""
+    if row[name] is None:
+        return None
+    shape = [row[f"{name}_{axis}"] for axis in ("channels", "height", "width")]
+    return np.asarray(row[name], np.float32).reshape(shape) * np.float32(row[f"{name}_scale"])
+
+
+def parquet_options(kind: Kind, keep: Keep) -> dict[str, Any]:
+    """Return how Parquet stores a map's columns: zstd; words by dictionary; half floats split by byte."""
+    words = ["status", "label", "prediction", "target"]
+    options: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": words}
+    options["write_statistics"] = ["key", *words]
+    if keep != "none":
+        options["column_encoding"] = {f"{kind.name}.list.element": "BYTE_STREAM_SPLIT"}
+    return options
+
+
+def predicted_bytes(kind: Kind, keep: Keep, size: tuple[int, int], side: int | None) -> int:
+    """Return about how many bytes one row takes on the disk, with pictures of `size` (height, width)."""
+    pixels = size[0] * size[1]
+    share = min(1.0, side / max(size)) if side else 1.0
+    heatmap = 0 if keep == "none" else round(2 * kind.channels * pixels * share**2)
+    # As measured on photographs: half a byte per pixel and JPEG at the quality used, noise-like drawings more.
+    pictures = round(pixels * 1.2) if keep == "all" else 0
+    return 400 + heatmap + pictures

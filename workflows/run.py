@@ -1,0 +1,180 @@
+"""A method over a data set: plan, compute the missing shards, write the page."""
+
+import dataclasses
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from afterimage.errors import RefusedError
+from afterimage.registry import method
+
+from . import manifest
+from .cluster import Call, Task, connected, distribute, through
+from .files import locked
+from .job import record
+from .pages.write import write_pages
+from .plan import Plan, plan_run
+from .progress import Report, Silent, reporting
+from .settings import Settings, divided
+from .shards import Commit, committed
+from .task import run_shard
+
+Executor = Callable[[Task, Iterable[Call], threading.Event], Iterator[Commit]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a run: rows by status, seconds, CPU seconds by stage, where the page is."""
+
+    job: str
+    folder: str
+    page: str | None
+    total: int
+    statuses: Mapping[str, int]
+    computed: int
+    shards: int
+    predicted_bytes: int
+    seconds: float
+    startup_seconds: float
+    cpu_seconds: Mapping[str, float]
+    interrupted: bool
+
+    @property
+    def failed(self) -> int:
+        """The number of rows whose status is not ok."""
+        return sum(count for status, count in self.statuses.items() if status != "ok")
+
+
+def run(
+    verb: str,
+    inputs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    progress: bool = False,
+    executor: Executor | None = None,
+    **given: Any,
+) -> Summary:
+    """Run a method over images and write tables, pictures and a page below `out`.
+
+    `inputs` are folders, globs, list files or files; `given` are the fields of `Settings` and the method's options.
+    With `progress` the run reports on standard error. `executor=serial` computes in this process instead of on a Dask
+    cluster. Raises `UsageError` for what cannot be done and `RefusedError` where `out` holds another run. Scripts
+    that call it need ``if __name__ == "__main__":``, as all programs that start processes.
+    """
+    start = time.monotonic()
+    settings, options = divided(method(verb), given)
+    sources = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    plan = plan_run(method(verb), settings, options, sources, Path(out).absolute(), _say if progress else _hush)
+    if settings.dry_run:
+        return _summary(plan, Counter(), start, 0.0, None, False)
+    with locked(plan.folder / ".lock", wait=False) as free:
+        if not free:
+            raise RefusedError(f"another process is writing {plan.folder}; wait for it, or use --name NAME")
+        return _carry_out(plan, settings, start, progress, executor)
+
+
+def _carry_out(plan: Plan, settings: Settings, start: float, progress: bool, executor: Executor | None) -> Summary:
+    _begin(plan, settings)
+    clock: Counter[str] = Counter()
+    first = 0.0
+    reports = reporting(len(plan.table), plan.done) if progress else nullcontext(Silent())
+    with reports as report, _draining(report) as stop:
+        for commit in _commits(plan, settings, executor, stop, report):
+            first = first or time.monotonic() - start
+            clock.update(commit.cpu_seconds)
+            report.advance(commit.statuses)
+        page = write_pages(plan.folder.parent)
+        return _summary(plan, clock, start, first, page, stop.is_set())
+
+
+def _begin(plan: Plan, settings: Settings) -> None:
+    if settings.mode == "overwrite":
+        shutil.rmtree(plan.folder / "shards", ignore_errors=False) if (plan.folder / "shards").exists() else None
+        (plan.folder / "run.json").unlink(missing_ok=True)
+    out = plan.folder.parent
+    if plan.new_inputs is not None:
+        if settings.mode == "overwrite":
+            for part in manifest.parts(out):
+                part.unlink()
+        manifest.write(out, plan.new_inputs)
+    record(plan.folder, plan.job, manifest.digest(plan.table), settings.mode == "extend")
+
+
+def _commits(
+    plan: Plan, settings: Settings, executor: Executor | None, stop: threading.Event, report: Report
+) -> Iterator[Commit]:
+    if not plan.generations:
+        return
+    if executor is not None:
+        yield from executor(run_shard, plan.calls(), stop)
+        return
+    where = settings.scheduler, settings.workers, settings.threads, plan.job.device
+    with connected(*where, len(plan.generations), report.say) as client:
+        if plan.pickled is not None:
+            distribute(client, plan.pickled, plan.job.model.digest)
+        yield from through(client, run_shard, plan.calls(), stop)
+
+
+def _summary(
+    plan: Plan, clock: Mapping[str, float], start: float, first: float, page: Path | None, interrupted: bool
+) -> Summary:
+    statuses: Counter[str] = Counter()
+    for commit in committed(plan.folder / "shards").values():
+        statuses.update(commit.statuses)
+    return Summary(
+        job=plan.folder.name,
+        folder=str(plan.folder),
+        page=None if page is None else str(page),
+        total=len(plan.table),
+        statuses=dict(statuses.most_common()),
+        computed=sum(statuses.values()) - sum(plan.done.values()),
+        shards=len(plan.generations),
+        predicted_bytes=plan.bytes,
+        seconds=round(time.monotonic() - start, 3),
+        startup_seconds=round(first, 3),
+        cpu_seconds={stage: round(seconds, 3) for stage, seconds in clock.items()},
+        interrupted=interrupted,
+    )
+
+
+@contextmanager
+def _draining(report: Report) -> Iterator[threading.Event]:
+    """Let the first interrupt end the run cleanly, after the shards under way; the second ends it at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def drain(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        report.say("interrupted: finishing the shards under way; once more to stop at once")
+
+    before = {number: signal.signal(number, drain) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _hush(line: str) -> None:
+    return None
+
+
+def as_json(summary: Summary) -> dict[str, Any]:
+    """Return a summary as JSON values."""
+    return dataclasses.asdict(summary) | {"failed": summary.failed}
