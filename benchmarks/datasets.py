@@ -36,6 +36,7 @@ LOOPS = {
 def rows(quick: bool) -> Iterator[Row]:
     """Saliency with SqueezeNet, keeping heatmaps and pictures, or heatmaps alone."""
     count = 64 if quick else 2000
+    missing = None if WEIGHTS.exists() else f"expected weights at ../{WEIGHTS.relative_to(ROOT.parent)}, nothing there"
     for keep, kept in (("all", "heatmaps and three pictures"), ("heatmap", "heatmaps")):
         loops = {name: {"count": count, "pictures": keep == "all", **loop} for name, loop in LOOPS.items()}
         ours = {"count": count, "keep": keep}
@@ -52,9 +53,7 @@ def rows(quick: bool) -> Iterator[Row]:
             repeat=3,
             warmup=0,
             min_seconds=0.0,
-            blocked=None
-            if WEIGHTS.exists()
-            else f"no weights at {WEIGHTS.relative_to(ROOT.parent)} beside the project",
+            blocked=missing,
         )
 
 
@@ -130,7 +129,7 @@ def figures(
 
 def stored(out: Path) -> NDArray[np.float32]:
     """Return the heatmaps (N, H, W) of a finished run in the order of their keys."""
-    import pyarrow.parquet as parquet
+    import pyarrow.parquet as parquet  # type: ignore[import-untyped]
 
     found = {}
     for file in sorted((out / "saliency" / "shards").glob("*.parquet")):

@@ -1,6 +1,7 @@
 """Limits of the machine, measured: copy bandwidth and matrix rates. A setup for `benchmarks.worker`."""
 
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 
 import torch
@@ -21,7 +22,7 @@ def measure(size: int, megabytes: int) -> dict[str, float]:
     for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
         matrix = torch.randn(size, size).to(dtype)
         product = torch.empty_like(matrix)
-        rates[name] = 2 * size**3 / _fastest(lambda a=matrix, b=product: torch.mm(a, a, out=b))
+        rates[name] = 2 * size**3 / _fastest(partial(torch.mm, matrix, matrix, out=product))
     return rates
 
 

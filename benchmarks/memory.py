@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 
 def tree_memory() -> int:

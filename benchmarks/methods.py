@@ -96,8 +96,8 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
 
 def predicted(model: nn.Module, images: Tensor) -> Tensor:
     """Return the most probable class per image."""
-    with torch.inference_mode():
-        return predict(model, images).argmax(1).clone()
+    with torch.no_grad():  # not inference mode: methods differentiate what they are given
+        return predict(model, images).argmax(1)
 
 
 INPUTS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {

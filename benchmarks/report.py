@@ -21,7 +21,9 @@ def table(record: dict[str, Any]) -> str:
 def _cells(record: dict[str, Any], entry: dict[str, Any]) -> tuple[str, ...]:
     if "median" not in entry:
         return (entry["name"], entry["status"], *[""] * (len(HEADER) - 2))
-    ratio = f"{entry['ratio']:.2f} ± {entry['ratio_spread']:.2f}" if "ratio" in entry else entry["status"]
+    ratio = "" if entry["status"] == "ok" else entry["status"]
+    if "ratio" in entry:
+        ratio = f"{entry['ratio']:.2f} ± {entry['ratio_spread']:.2f}"
     return (
         entry["name"],
         duration(entry["median"]),

@@ -16,6 +16,8 @@ from .errors import UsageError
 QUANTILE = 0.995
 # The overlay shows regions, so pixel noise is smoothed away: standard deviation as a share of the shorter side.
 SMOOTHING = 0.02
+# Strength below which an overlay leaves the picture as it is.
+FAINT = 0.15
 
 
 class Picture(Tensor):
@@ -70,8 +72,8 @@ def overlay(heatmaps: Tensor, images: Tensor) -> Tensor:
     if strength.shape[2:] != images.shape[2:]:
         strength = F.interpolate(strength, images.shape[2:], mode="bilinear", align_corners=False, antialias=True)
     luma = (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    opacity = 0.9 * strength.sqrt()
-    return (1 - opacity) * (0.15 + 0.7 * luma) + opacity * heat(strength)
+    opacity = 0.9 * ((strength - FAINT) / (0.6 - FAINT)).clamp(0, 1)
+    return (1 - opacity) * (0.12 + 0.76 * luma) + opacity * heat(strength)
 
 
 def smoothed(heatmaps: Tensor) -> Tensor:

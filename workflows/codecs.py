@@ -137,10 +137,9 @@ def _jpeg_samples(data: bytes, mode: str) -> Pixels:
     return 255 - samples if mode == "CMYK" else samples
 
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
 # PNG
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def _png(data: bytes, max_pixels: int) -> Pixels:

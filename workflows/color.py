@@ -83,15 +83,20 @@ def _is_identity(transform: ImageCms.ImageCmsTransform) -> bool:
 
 def orientation(exif: bytes) -> int:
     """Return the orientation 1–8 that EXIF states; 1 where it states none or is broken."""
-    if not exif:
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
         return 1
-    tags = Image.Exif()
     try:
-        tags.load(exif)
-        turn = tags.get(0x0112, 1)
-    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, start)
+        for entry in range(count):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * entry)
+            if tag == 0x0112:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:  # it ends before it should
         return 1
-    return turn if turn in range(1, 9) else 1
+    return 1
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:

@@ -79,7 +79,8 @@ def check_out(out: Path) -> Path:
     """Return `out` if it is absent, empty or one of ours."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"OUT: {str(out)!r} is a file; expected a folder that is absent, empty or made by afterimage")
-    if out.is_dir() and any(out.iterdir()) and not manifest.parts(out):
+    files = (path for path in out.rglob("*") if not path.is_dir() and not path.name.startswith("."))
+    if not manifest.parts(out) and any(files):
         raise UsageError(f"OUT: {str(out)!r} has files of its own; expected one that is absent, empty or ours")
     return out
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from afterimage.draw import draw
 from afterimage.errors import UsageError
-from afterimage.models.gradients import frozen
+from afterimage.models.frozen import frozen
 from afterimage.models.network import Network
 
 from . import rows as row_table

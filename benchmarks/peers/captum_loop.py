@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from captum.attr import Saliency
+from captum.attr import Saliency  # type: ignore[import-untyped]
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision import models, transforms
+from torchvision import models, transforms  # type: ignore[import-untyped]
 
 NORMALIZE = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 PREPARE = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.ToTensor()])

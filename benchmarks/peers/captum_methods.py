@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from captum.attr import GuidedBackprop, Saliency
+from captum.attr import GuidedBackprop, Saliency  # type: ignore[import-untyped]
 from torch import Tensor
 
 from benchmarks.methods import load, predicted

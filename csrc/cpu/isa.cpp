@@ -4,24 +4,36 @@
 #include <stdexcept>
 #include <string>
 
+#ifdef AFTERIMAGE_X86
+#include <cpuid.h>
+#endif
+
 namespace afterimage {
 namespace {
 
 constexpr const char* names[] = {"baseline", "avx2", "avx512"};
 
-Isa best() {
-#if defined(__x86_64__) && defined(__GNUC__)
-    // The builtins ask the processor, and XGETBV whether the operating system saves the wide registers.
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return Isa::baseline;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return Isa::avx512;
-    return Isa::avx2;
-#else
-    return Isa::baseline;
-#endif
+#ifdef AFTERIMAGE_X86
+// The register sets that the operating system saves: XCR0, bits 1 and 2 for AVX, 5 to 7 besides for AVX-512.
+unsigned saved_registers() {
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
 }
+
+Isa best() {
+    constexpr unsigned avx = bit_OSXSAVE | bit_AVX | bit_FMA;
+    constexpr unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & avx) != avx) return Isa::baseline;
+    const unsigned saved = saved_registers();
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(ebx & bit_AVX2)) return Isa::baseline;
+    if ((saved & 0x06) != 0x06) return Isa::baseline;
+    return (ebx & avx512) == avx512 && (saved & 0xe6) == 0xe6 ? Isa::avx512 : Isa::avx2;
+}
+#else
+Isa best() { return Isa::baseline; }
+#endif
 
 Isa choose() {
     const Isa machine = best();

@@ -2,6 +2,7 @@
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__)
+#define AFTERIMAGE_X86
 #define AFTERIMAGE_TARGET_AVX2 __attribute__((target("avx2,fma")))
 #define AFTERIMAGE_TARGET_AVX512 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")))
 #else  // never chosen at run time, compiled as the baseline

@@ -1,33 +1,16 @@
 """The class score and its gradient with respect to the images, leaving the model as it was."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from .frozen import frozen
 from .layers import Neuron
 
 Score = Literal["logit", "probability"]
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[nn.Module]:
-    """Put a model in eval mode with its weights frozen; restore each module's mode and each weight's flag."""
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield model
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 def image_gradient(model: nn.Module, images: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
@@ -66,7 +49,7 @@ def class_score(model: nn.Module, images: Tensor, target: Tensor | None, score: 
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         came = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise UsageError(f"the model has to return logits (N, classes), got {came}; explain a layer with of=")
-    values = logits.float().softmax(1) if score == "probability" else logits
+    values = logits.softmax(1, torch.promote_types(logits.dtype, torch.float32)) if score == "probability" else logits
     if target is None:
         return values.gather(1, logits.detach().argmax(1, keepdim=True)).squeeze(1)
     return values.gather(1, checked_target(target, *logits.shape).to(logits.device).unsqueeze(1)).squeeze(1)

@@ -100,7 +100,7 @@ def _preset(name: str, config: dict[str, Any]) -> Preset | None:
 
 
 def _categories(config: dict[str, Any]) -> list[str] | None:
-    from timm.data import ImageNetInfo, infer_imagenet_subset
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset(config)
     if subset is None:

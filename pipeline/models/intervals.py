@@ -23,11 +23,30 @@ class Field(NamedTuple):
         return self._replace(bounds=tuple(change(bound) for bound in self.bounds))
 
     def grid(self, first: Tensor, index: int, height: int, width: int) -> Tensor:
-        """Return the bound `(…, height, width)` that follows regularly from the first position's, `(…, 1, 1)`."""
+        """Return a bound as it follows regularly from the first position's, `(…, 1, 1)`.
+
+        It broadcasts to `(…, height, width)`.
+        """
         step = self.steps[index // 2] * (-1 if index % 2 else 1)
         positions = torch.arange(height if index < 2 else width, dtype=torch.float32, device=first.device)
         grown = first + step * (positions[:, None] if index < 2 else positions)
-        return torch.where(first.isinf(), first, grown).expand(*first.shape[:-2], height, width)
+        return torch.where(first.isinf(), first, grown)
+
+    def whole(self, *axes: int) -> bool:
+        """Return whether all values see all rows (0), all columns (1)."""
+        bounds = [bound for axis in axes for bound in self.bounds[2 * axis : 2 * axis + 2]]
+        return all(bool((compact(bound) == -math.inf).all()) for bound in bounds)
+
+
+def compact(bound: Tensor) -> Tensor:
+    """Return a bound without the repetitions of an expanded tensor; it broadcasts to the same shape.
+
+    Bounds have the shape of their tensor, yet differ along one or two dimensions: this keeps the arithmetic small.
+    """
+    for dim in range(bound.ndim):
+        if bound.stride(dim) == 0:
+            bound = bound.narrow(dim, 0, min(1, bound.shape[dim]))
+    return bound
 
 
 class Call(NamedTuple):
@@ -63,6 +82,8 @@ def propagate(call: Call) -> Result:
     name = name.removesuffix("_") if schema.is_mutable else name
     if name in _SHAPE_ONLY:
         return []
+    if all(field.whole(0, 1) for field in call.fields.values()):
+        return None  # and so does the result, see `unknown`
     rule = _RULES.get(name)
     if rule is None and torch.Tag.pointwise in call.func.tags:
         rule = _pointwise
@@ -73,15 +94,15 @@ def propagate(call: Call) -> Result:
 
 def unknown(fields: Iterable[Field], output: Tensor) -> Field:
     """Return the field of an operation without a rule: what all its inputs see, if that is the whole image."""
-    bounds = [bound for field in fields for bound in field.bounds]
-    whole = all(bool((bound == -math.inf).all()) for bound in bounds)
-    value = bounds[0].new_full((), -math.inf if whole else math.nan)
+    fields = list(fields)
+    whole = all(field.whole(0, 1) for field in fields)
+    value = fields[0].bounds[0].new_full((), -math.inf if whole else math.nan)
     return Field((value.expand(output.shape),) * 4, (0.0, 0.0) if whole else (math.nan, math.nan))
 
 
 def _view(call: Call) -> Result:
-    rest = list(call.arguments.values())[1:]
-    results = [call.func(bound, *rest) for bound in call.main.bounds]
+    rest = dict(list(call.arguments.items())[1:])
+    results = [call.func(bound, **rest) for bound in call.main.bounds]
     if isinstance(results[0], Tensor):
         return call.main._replace(bounds=tuple(results))
     return [call.main._replace(bounds=parts) for parts in zip(*results, strict=True)]
@@ -96,10 +117,19 @@ def _restride(call: Call) -> Result:
 
 
 def _join(call: Call) -> Result:
+    dim = call.arguments["dim"]
     nothing = next(iter(call.fields.values())).bounds[0].new_full((), math.inf)
     parts = [(part.shape, call.fields.get(id(part))) for part in call.arguments["tensors"]]
-    bounds = ([f.bounds[index] if f else nothing.expand(shape) for shape, f in parts] for index in range(4))
-    return Field(tuple(call.func(bound, call.arguments["dim"]) for bound in bounds), _steps(call.fields.values()))
+
+    def join(index: int) -> Tensor:
+        bounds = [field.bounds[index] if field else nothing.expand(shape) for shape, field in parts]
+        repeated = [d for d in range(bounds[0].ndim) if all(b.stride(d) == 0 for b in bounds)]
+        if call.func._schema.name == "aten::cat":
+            for d in set(repeated) - {dim % bounds[0].ndim}:
+                bounds = [bound.narrow(d, 0, 1) for bound in bounds]
+        return call.func(bounds, dim).expand(call.shape)  # type: ignore[no-any-return]
+
+    return Field(tuple(join(index) for index in range(4)), _steps(call.fields.values()))
 
 
 def _pointwise(call: Call) -> Result:
@@ -107,10 +137,10 @@ def _pointwise(call: Call) -> Result:
 
 
 def _union(fields: Sequence[Field], shape: torch.Size) -> Field:
-    bounds = [bound.broadcast_to(shape) for bound in fields[0].bounds]
+    bounds = list(fields[0].bounds)
     for field in fields[1:]:
-        bounds = [torch.minimum(bound, other) for bound, other in zip(bounds, field.bounds, strict=True)]
-    return Field(tuple(bounds), _steps(fields))
+        bounds = [torch.minimum(compact(a), compact(b)) for a, b in zip(bounds, field.bounds, strict=True)]
+    return Field(tuple(bound.broadcast_to(shape) for bound in bounds), _steps(fields))
 
 
 def _steps(fields: Iterable[Field]) -> tuple[float, float]:
@@ -120,7 +150,7 @@ def _steps(fields: Iterable[Field]) -> tuple[float, float]:
     def common(axis: int) -> float:
         steps = {field.steps[axis] for field in fields}
         if len(steps) > 1:
-            steps = {field.steps[axis] for field in fields if not field.bounds[2 * axis].isinf().all()}
+            steps = {field.steps[axis] for field in fields if not field.whole(axis)}
         return 0.0 if not steps else steps.pop() if len(steps) == 1 else math.nan
 
     return common(0), common(1)
@@ -143,13 +173,14 @@ def _window(
     bounds = []
     for index, bound in enumerate(field.bounds):
         axis = -(index // 2)  # the last entry of a list of one is also its first
-        first = bound[:, :, :1, :1]
-        regular = bool((bound == field.grid(first, index, *bound.shape[2:])).all())
+        first = compact(bound)[:, :, :1, :1]
+        regular = bool((compact(bound) == field.grid(first, index, *bound.shape[2:])).all())
         reach = dilation[axis] * (kernel[axis] - 1) if index % 2 else 0
         step = field.steps[index // 2] * (-1 if index % 2 else 1)
         moved = torch.where(first.isinf(), first, first + (reach - padding[axis]) * step)
         bounds.append(wider.grid(moved if regular else moved * math.nan, index, *shape[2:]))
-    return Field(tuple(bounds), wider.steps)
+    channels = (*field.bounds[0].shape[:2], *shape[2:])
+    return Field(tuple(bound.expand(channels) for bound in bounds), wider.steps)
 
 
 def _convolution(call: Call) -> Result:
@@ -159,7 +190,11 @@ def _convolution(call: Call) -> Result:
     groups, channels = given["groups"], call.shape[1]
 
     def unite(bound: Tensor) -> Tensor:
-        return bound.unflatten(1, (groups, -1)).amin(2).repeat_interleave(channels // groups, 1)
+        shape, bound = bound.shape, compact(bound)
+        if bound.shape[1] > 1:
+            united = bound.view(shape[0], groups, -1, *bound.shape[2:]).amin(2)
+            bound = united.repeat_interleave(channels // groups, 1)
+        return bound.expand(shape[0], channels, *shape[2:])
 
     kernel = tuple(given["weight"].shape[2:])
     return _window(call.main.each(unite), call.shape, kernel, given["stride"], given["padding"], given["dilation"])
@@ -173,7 +208,7 @@ def _pool(call: Call) -> Result:
 
 
 def _pad(call: Call) -> Result:
-    pad = call.arguments.get("pad", call.arguments.get("padding"))
+    pad = call.arguments["pad" if "pad" in call.arguments else "padding"]
     if not any(pad):
         return call.main
     if len(pad) not in (2, 4):
@@ -204,9 +239,8 @@ def _adaptive(call: Call) -> Result:
 def _uneven(field: Field, dim: int, wanted: int) -> Field:
     def unite(bound: Tensor) -> Tensor:
         came = bound.shape[dim]
-        starts, ends = ([came * i // wanted for i in range(wanted)], [-(came * -i // wanted) for i in range(1, wanted + 1)])
-        parts = [bound.narrow(dim, a, b - a).amin(dim, keepdim=True) for a, b in zip(starts, ends, strict=True)]
-        return torch.cat(parts, dim)
+        bins = [(came * i // wanted, -(-came * (i + 1) // wanted)) for i in range(wanted)]
+        return torch.cat([bound.narrow(dim, a, b - a).amin(dim, keepdim=True) for a, b in bins], dim)
 
     steps = list(field.steps)
     steps[dim] = math.nan
@@ -215,11 +249,12 @@ def _uneven(field: Field, dim: int, wanted: int) -> Field:
 
 def _reduced(field: Field, dims: Sequence[int], size: tuple[int, int]) -> Field:
     """Unite over dimensions, which are kept; where positions were united, the image's border ends what is seen."""
-    bounds = [bound.amin(dims, keepdim=True) for bound in field.bounds]
+    before = [compact(bound) for bound in field.bounds]
+    bounds = [bound.amin(tuple(dims), keepdim=True) for bound in before]
     steps = list(field.steps)
     for axis in (0, 1):
         first, last = bounds[2 * axis : 2 * axis + 2]
-        if all(bool((bounds[i] == field.bounds[i]).all()) for i in (2 * axis, 2 * axis + 1)):
+        if all(bool((bounds[i] == before[i]).all()) for i in (2 * axis, 2 * axis + 1)):
             continue
         end = 1.0 - size[axis]
         whole = (first <= 0) & (last <= end)
@@ -227,7 +262,9 @@ def _reduced(field: Field, dims: Sequence[int], size: tuple[int, int]) -> Field:
         bounds[2 * axis + 1] = torch.where(whole, -math.inf, last.clamp_min(end))
         if bool((bounds[2 * axis] == bounds[2 * axis].flatten()[0]).all()):
             steps[axis] = 0.0
-    return Field(tuple(bounds), (steps[0], steps[1]))
+    ndim = field.bounds[0].ndim
+    shape = [1 if d in {dim % ndim for dim in dims} else side for d, side in enumerate(field.bounds[0].shape)]
+    return Field(tuple(bound.expand(shape) for bound in bounds), (steps[0], steps[1]))
 
 
 def _spread(field: Field, dims: Sequence[int], call: Call) -> Field:
@@ -246,7 +283,7 @@ def _softmax(call: Call) -> Result:
 
 
 def _layer_norm(call: Call) -> Result:
-    return _spread(call.main, range(-len(call.arguments["normalized_shape"]), 0), call)
+    return _spread(call.main, tuple(range(-len(call.arguments["normalized_shape"]), 0)), call)
 
 
 def _group_norm(call: Call) -> Result:
@@ -267,8 +304,10 @@ def _linear(call: Call) -> Result:
 
 def _product(call: Call) -> Result:
     """A product of matrices unites each row of the first with each column of the second."""
-    names = next(pair for pair in (("mat1", "mat2"), ("batch1", "batch2"), ("self", "mat2")) if pair[0] in call.arguments)
-    fields = [call.fields[id(call.arguments["self"])]] if names[0] != "self" and call.field("self") else []
+    pairs = (("mat1", "mat2"), ("batch1", "batch2"), ("self", "mat2"))
+    names = next(pair for pair in pairs if pair[0] in call.arguments)
+    bias = call.field("self") if "self" not in names else None
+    fields = [bias] if bias else []
     for name, dim in zip(names, (-1, -2), strict=True):
         if field := call.field(name):
             fields.append(_reduced(field, (dim,), call.size))

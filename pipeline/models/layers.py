@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError, nearest
+from .frozen import frozen
 from .network import Network
 from .receptive_field import ReceptiveField, Tracker
 
@@ -158,8 +159,6 @@ def layers(model: nn.Module, size: tuple[int, int]) -> list[LayerInfo]:
 
     `size` is height and width of the network's input. The model is in eval mode meanwhile, and restored.
     """
-    from .gradients import frozen  # gradients reads neurons, which are defined here
-
     modules = named(model)
     weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     image = torch.zeros(1, 3, *size, dtype=weight.dtype, device=weight.device)

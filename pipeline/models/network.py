@@ -54,8 +54,8 @@ class Network(nn.Module):
         dtype = torch.promote_types(images.dtype, torch.float32)
         key = (images.device, dtype)
         if key not in self._constants:
-            mean, std = (torch.tensor(v, device=images.device, dtype=dtype) for v in (self.preset.mean, self.preset.std))
-            self._constants[key] = (mean.view(3, 1, 1), std.view(3, 1, 1))
+            pair = torch.tensor((self.preset.mean, self.preset.std), device=images.device, dtype=dtype)
+            self._constants[key] = (pair[0].view(3, 1, 1), pair[1].view(3, 1, 1))
         mean, std = self._constants[key]
         return (images.to(dtype) - mean) / std
 
@@ -87,7 +87,7 @@ def class_index(model: nn.Module | Sequence[str] | None, name_or_index: str | in
     A name is matched exactly, else regardless of case, underscores and hyphens. Raises UsageError with the nearest
     names, or with the range of indices; without category names, only indices above 0 can be asked for.
     """
-    categories = getattr(model, "categories", None) if isinstance(model, nn.Module) else model
+    categories: Sequence[str] | None = getattr(model, "categories", None) if isinstance(model, nn.Module) else model
     if categories and name_or_index in categories:
         return list(categories).index(str(name_or_index))
     text = str(name_or_index).strip()
@@ -128,6 +128,6 @@ def digest(model: nn.Module) -> str:
     tensors = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
         total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}\n".encode())
-        data = tensor.detach().cpu().contiguous().reshape(-1)
-        total.update(data.view(torch.uint8).numpy())
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        total.update(data.numpy().data)
     return total.hexdigest()

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .intervals import Call, Field, propagate, unknown
+from .intervals import Call, Field, compact, propagate, unknown
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class ReceptiveField:
     left: int
 
 
-class Tracker(TorchDispatchMode):
+class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context in which the forward pass of `image`, `(1, 3, H, W)`, carries intervals along."""
 
     def __init__(self, image: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.size = (image.shape[-2], image.shape[-1])
         self.fields: Any = WeakTensorKeyDictionary()
         self.lost = False
@@ -51,7 +51,8 @@ class Tracker(TorchDispatchMode):
         field = self.fields.get(output)
         if field is None or self.lost:
             return None
-        rows, columns = (self._axis(field, axis) for axis in (0, 1))
+        with _disable_current_modes():
+            rows, columns = (self._axis(field, axis) for axis in (0, 1))
         if rows is None or columns is None:
             return None
         return ReceptiveField(rows[0], columns[0], rows[1], columns[1], rows[2], columns[2])
@@ -71,24 +72,24 @@ class Tracker(TorchDispatchMode):
     ) -> Any:
         """Run an operation, and record the fields of what it returns."""
         kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        inputs = {id(tensor): self.fields[tensor] for tensor in tensors if tensor in self.fields}
+        result = func(*args, **kwargs)
+        if not inputs:
+            return result
         arguments = {
             a.name: args[index] if index < len(args) else kwargs.get(a.name, a.default_value)
             for index, a in enumerate(func._schema.arguments)
         }
-        tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
-        inputs = {id(tensor): self.fields[tensor] for tensor in tensors if tensor in self.fields}
-        result = func(*args, **kwargs)
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if not inputs or not outputs:
-            return result
         for a in func._schema.arguments:
             if a.alias_info and a.alias_info.is_write:
                 self._check_write(arguments[a.name], inputs)
-        fields = propagate(Call(func, arguments, inputs, outputs[0].shape, self.size))
+        fields = propagate(Call(func, arguments, inputs, outputs[0].shape, self.size)) if outputs else []
         for index, output in enumerate(outputs):
             field = fields[index] if isinstance(fields, list) and fields else fields
             if isinstance(field, Field) and field.bounds[0].shape == output.shape:
-                self.fields[output] = field
+                self.fields[output] = unknown([field], output) if field.whole(0, 1) else field
             elif field is None or isinstance(field, Field):
                 self.fields[output] = unknown(inputs.values(), output)
         return result
@@ -106,12 +107,13 @@ class Tracker(TorchDispatchMode):
 
 def _regular(field: Field, index: int) -> float | None:
     """Return a bound at the first position if it grows by the same step from position to position."""
-    values = field.bounds[index]
-    if not values.numel():
+    bound = field.bounds[index]
+    values = compact(bound)
+    if not bound.numel():
         return None
-    if values.ndim == 4:
+    if bound.ndim == 4:
         values = values.amin((0, 1))
-        expected = field.grid(values[:1, :1], index, *values.shape)
+        expected = field.grid(values[:1, :1], index, *bound.shape[2:])
     else:
         expected = values.flatten()[:1]
     first = float(values.flatten()[0])

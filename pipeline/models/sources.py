@@ -36,14 +36,14 @@ def torchvision_names() -> list[str]:
     """Return the names of torchvision's classification networks."""
     from torchvision import models
 
-    return models.list_models(module=models)
+    return [str(name) for name in models.list_models(module=models)]
 
 
 def torchvision_weights(name: str) -> Any:
     """Return torchvision's entry of a network's DEFAULT weights: `url`, `meta`, `transforms`."""
     from torchvision.models import get_model_weights
 
-    return get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    return get_model_weights(name).DEFAULT
 
 
 def torchvision_preset(name: str) -> Preset:
@@ -77,11 +77,11 @@ def _torchvision_model(name: str, weights: Weights) -> nn.Module:
         return _build(name, init_weights=True)
     file = _download(name)
     try:
-        module = get_model(name, weights="DEFAULT", progress=False)
+        module: nn.Module = get_model(name, weights="DEFAULT", progress=False)
     except Exception as exc:  # a damaged file fails in torch in many ways
         raise UsageError(f"cannot read the cached weights {file}: delete the file, or give --weights FILE") from exc
     for head in AUXILIARY.get(name, ()):
-        module.aux_logits = False
+        module.aux_logits = False  # type: ignore[assignment]
         setattr(module, head, None)
     return module
 
@@ -96,12 +96,11 @@ def _build(name: str, init_weights: bool, **options: int) -> nn.Module:
 
     if name in AUXILIARY:
         # the weights of these two expect pictures as Inception takes them and convert ImageNet's normalization
-        return get_model(
-            name, weights=None, aux_logits=False, transform_input=True, init_weights=init_weights, **options
-        )
+        options |= {"aux_logits": False, "transform_input": True, "init_weights": init_weights}
     if name.startswith("vit_"):  # the weights hold one vector per patch of one input size
         options["image_size"] = torchvision_weights(name).meta["min_size"][0]
-    return get_model(name, weights=None, **options)
+    module: nn.Module = get_model(name, weights=None, **options)
+    return module
 
 
 def _torchvision_from_file(name: str, file: Path) -> tuple[nn.Module, int]:

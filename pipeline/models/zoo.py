@@ -157,9 +157,8 @@ def _read_categories(categories: str | Path | Sequence[str]) -> list[str]:
     try:
         lines = Path(categories).read_text("utf-8").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"categories: cannot read {str(categories)!r}: expected a UTF-8 file, a name per line") from exc
-    names = [line.strip() for line in lines]
-    if not all(names):
-        raise UsageError(f"categories: {categories} has no name in line {names.index('') + 1}" if names else
-                         f"categories: {categories} is empty")
+        raise UsageError(f"categories: cannot read {categories}: expected a UTF-8 file, a name per line") from exc
+    names = [line.strip() for line in lines] or [""]
+    if "" in names:
+        raise UsageError(f"categories: expected a name per line, line {names.index('') + 1} of {categories} is empty")
     return names

@@ -150,7 +150,7 @@ def test_a_peer_that_fails_in_a_later_round_has_no_figures(toy, tmp_path):
 
 
 def test_a_worker_that_hangs_is_ended():
-    with pytest.raises(process.Unable, match="not finished after 0.2 s"):
+    with pytest.raises(process.Unable, match=r"not finished after 0\.2 s"):
         process.run([sys.executable, "-c", "import time; time.sleep(60)"], timeout=0.2)
 
 

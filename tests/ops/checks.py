@@ -127,7 +127,7 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().flatten().view(torch.uint8)
 
 
-def parametrize(cases: list[Case]) -> Any:
+def parametrize(cases: list[Case]) -> pytest.MarkDecorator:
     """Decorate a test that takes `check` and calls it: one test per case, check, dtype and input."""
     assert any(case.operators for case in cases), "no case names the operators for opcheck"
     return pytest.mark.parametrize("check", [row for case in cases for row in _rows(case)])

@@ -113,8 +113,8 @@ def test_pointing_game_counts_hits_within_the_tolerance() -> None:
     masks = torch.zeros(1, 32, 32, dtype=torch.bool)
     masks[0, 10:14, 10:14] = True
     rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-    outside = torch.stack([(10 - rows).clamp(0) + (rows - 13).clamp(0), (10 - columns).clamp(0) + (columns - 13).clamp(0)])
-    assert torch.equal(widened(masks, 4)[0], outside.square().sum(0) <= 16)
+    beyond = [(10 - place).clamp(0) + (place - 13).clamp(0) for place in (rows, columns)]
+    assert torch.equal(widened(masks, 4)[0], beyond[0] ** 2 + beyond[1] ** 2 <= 16)
     for (row, column), hit in {(11, 12): True, (17, 11): True, (18, 11): False, (17, 17): False}.items():
         heatmap = torch.zeros(1, 1, 32, 32)
         heatmap[0, 0, row, column] = 1

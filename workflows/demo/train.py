@@ -16,12 +16,24 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from afterimage.models.demo import CATEGORIES, MEAN, STD, WEIGHTS, DemoNet
+from afterimage.models.demo import CATEGORIES, MEAN, SIZE, STD, WEIGHTS, DemoNet
 from afterimage.workflows.demo.shapes import draw
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
 
 TRAINING_SEED, HELD_OUT_SEED = 1, 2
+BATCH, RATE = 32, 3e-3
+
+
+class Stage(NamedTuple):
+    """So many epochs on squares of so many pixels, cut around the object."""
+
+    size: int
+    epochs: int
+
+
+STAGES = [Stage(64, 10), Stage(SIZE, 3)]
+"""First close up, where an epoch costs a quarter and shows no other place to look at; then the whole picture."""
 
 
 class Set(NamedTuple):
@@ -61,30 +73,46 @@ def normalized(images: Tensor) -> Tensor:
     return (scaled - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-def batches(data: Set, size: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffle; yield whole batches, each picture mirrored, turned or left as it is."""
-    for chosen in torch.split(torch.randperm(len(data.labels), generator=generator), size):
-        if len(chosen) < size:
-            return
-        images = normalized(data.images[chosen])
-        rows, columns, turned = (torch.rand(3, size, 1, 1, 1, generator=generator) < 0.5).unbind()
+def corners(masks: Tensor, size: int, generator: Generator) -> list[tuple[int, int]]:
+    """Return for each mask `(N, H, W)` the first row and column of a random square of `size` around the object."""
+    found = []
+    for lines in (masks.any(2), masks.any(1)):
+        first, last = lines.int().argmax(1), lines.shape[1] - lines.flip(1).int().argmax(1)
+        low, high = (last - size).clamp(0), first.clamp(max=lines.shape[1] - size)
+        found.append((low + (high - low + 1) * torch.rand(len(low), generator=generator)).long())
+    return [(int(row), int(column)) for row, column in zip(*found, strict=True)]
+
+
+def batches(data: Set, count: int, size: int, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffle; yield batches of `count` squares of `size` pixels with the object inside, mirrored and turned."""
+    order = torch.randperm(len(data.labels), generator=generator)
+    for chosen in torch.split(order[: len(order) // count * count], count):
+        places = corners(data.masks[chosen], size, generator)
+        whole = data.images[chosen]
+        parts = [
+            picture[:, row : row + size, column : column + size]
+            for picture, (row, column) in zip(whole, places, strict=True)
+        ]
+        images = normalized(torch.stack(parts))
+        rows, columns, turned = (torch.rand(3, count, 1, 1, 1, generator=generator) < 0.5).unbind()
         images = torch.where(rows, images.flip(2), images)
         images = torch.where(columns, images.flip(3), images)
         yield torch.where(turned, images.transpose(2, 3), images), data.labels[chosen]
 
 
-def train(data: Set, epochs: int, *, size: int = 32, rate: float = 3e-3, seed: int = 0, bf16: bool = True) -> DemoNet:
+def train(data: Set, stages: list[Stage], *, seed: int = 0, bf16: bool = True) -> DemoNet:
     """Return a network trained from random weights, in evaluation mode; prints one line per epoch."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = DemoNet()
     generator = Generator().manual_seed(seed)
-    steps = epochs * (len(data.labels) // size)
-    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
-    for epoch in range(epochs):
+    sizes = [stage.size for stage in stages for _ in range(stage.epochs)]
+    steps = len(data.labels) // BATCH
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=len(sizes) * steps, pct_start=0.2)
+    for epoch, size in enumerate(sizes):
         start, total, right = time.perf_counter(), 0.0, 0
-        for images, labels in batches(data, size, generator):
+        for images, labels in batches(data, BATCH, size, generator):
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 logits = network(images).float()
             loss = cross_entropy(logits, labels)
@@ -93,10 +121,9 @@ def train(data: Set, epochs: int, *, size: int = 32, rate: float = 3e-3, seed: i
             optimizer.step()
             schedule.step()
             total, right = total + float(loss.detach()), right + int((logits.argmax(1) == labels).sum())
-        count = len(data.labels) // size
+        figures = f"loss {total / steps:.3f}  accuracy {right / steps / BATCH:.3f}"
         seconds = time.perf_counter() - start
-        figures = f"loss {total / count:.3f}  accuracy {right / count / size:.3f}  {seconds:.0f} s"
-        print(f"epoch {epoch + 1}/{epochs}  {figures}", flush=True)
+        print(f"epoch {epoch + 1}/{len(sizes)}  {size} pixels  {figures}  {seconds:.0f} s", flush=True)
     return network.eval()
 
 
@@ -110,7 +137,10 @@ def main() -> None:
     """Draw, train, save, measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="safetensors file to write (default: the package's)")
-    parser.add_argument("--epochs", type=int, default=10)
+    epochs = [stage.epochs for stage in STAGES]
+    parser.add_argument(
+        "--epochs", type=int, nargs=2, default=epochs, help="close up, then whole: two numbers"
+    )
     parser.add_argument("--count", type=int, default=14_000, help="training pictures")
     parser.add_argument("--held-out", type=int, default=2_800, help="pictures of another seed to measure on")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order")
@@ -124,7 +154,8 @@ def main() -> None:
     processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     data = data_set(TRAINING_SEED, options.count, processes=processes)
     print(f"{options.count} pictures of seed {TRAINING_SEED} in {time.perf_counter() - start:.0f} s", flush=True)
-    network = train(data, options.epochs, seed=options.seed, bf16=not options.fp32)
+    stages = [Stage(stage.size, epochs) for stage, epochs in zip(STAGES, options.epochs, strict=True)]
+    network = train(data, stages, seed=options.seed, bf16=not options.fp32)
     save_file(network.state_dict(), options.out)
     held_out = data_set(HELD_OUT_SEED, options.held_out, processes=processes)
     right = predict(network, held_out.images).argmax(1) == held_out.labels

@@ -15,9 +15,11 @@ from ..rows import COMMON, PICTURES
 
 COLUMNS = (*(name for name, _ in COMMON if not name.startswith("crop_box")), *PICTURES)
 SIDE = 160
-"""CSS pixels: pictures up to this side are enlarged by whole factors, larger ones are shown at it."""
+"""Pixels: pictures up to this side are shown at a whole multiple of their own, larger ones as wide as the cards."""
 LARGEST = 448
 """Pixels: pictures beyond this side, as ``--fit none`` stores them, are embedded smaller."""
+
+FACTS = ("label", "prediction", "probability", "target", "target_probability")
 
 Row = Mapping[str, Any]
 
@@ -87,6 +89,17 @@ class Card:
         return facts[0] if len({fact.shown for fact in facts}) == 1 else None
 
     @property
+    def failure(self) -> View | None:
+        """The first view where all jobs failed alike, else None."""
+        alike = len({(view.status, view.error) for view in self.views}) == 1 and self.views[0].status != "ok"
+        return self.views[0] if alike else None
+
+    @property
+    def label(self) -> str | None:
+        """The input's label."""
+        return next((view.facts.label for view in self.views if view.facts.label is not None), None)
+
+    @property
     def verdict(self) -> str:
         """Wrong where any job is wrong, else failed where any failed, else right or unknown."""
         verdicts = {view.facts.verdict if view.status == "ok" else "failed" for view in self.views}
@@ -95,13 +108,10 @@ class Card:
 
 def card(rows: Iterable[tuple[str, frozenset[str], Row]]) -> Card:
     """Make the card of one input from its rows: the job's name, its model's categories and the stored row of each."""
-    views, images, sizes, name = [], [], [], ""
-    for job, categories, row in rows:
-        name = readable(row["key"])
-        views.append(view(job, categories, row))
-        images += filter(None, [picture(row, "thumbnail")])
-        sizes += [(row["width"], row["height"])] if row["width"] else []
-    return Card(name, next(iter(sizes), None), next(iter(images), None), views)
+    found = list(rows)
+    image = next((made for _, _, row in found if (made := picture(row, "thumbnail"))), None)
+    size = next(((row["width"], row["height"]) for _, _, row in found if row["width"]), None)
+    return Card(readable(found[0][2]["key"]), size, image, [view(*one) for one in found])
 
 
 def view(job: str, categories: frozenset[str], row: Row) -> View:
@@ -109,7 +119,7 @@ def view(job: str, categories: frozenset[str], row: Row) -> View:
     ok = row["status"] == "ok"
     judged = ok and row["label"] in categories
     verdict = ("right" if row["label"] == row["prediction"] else "wrong") if judged else None
-    facts = Facts(*(row[name] for name in list(Facts.__dataclass_fields__)[:-1]), verdict)
+    facts = Facts(**{name: row[name] for name in FACTS}, verdict=verdict)
     return View(job, row["status"], row["error"], facts, picture(row, "drawing"), picture(row, "overlay"))
 
 
@@ -128,11 +138,11 @@ def picture(row: Row, name: str) -> Picture | None:
         return Picture(Markup(f"data:image/jpeg;base64,{b64encode(data).decode()}"), *image.size)
 
 
-def side(cards: Iterable[Card]) -> int:
-    """Return the side in CSS pixels at which pictures are shown: a whole multiple of small ones, so pixels stay even."""
+def side(cards: Iterable[Card]) -> int | None:
+    """Return the CSS pixels at which small pictures are shown, a whole multiple so that pixels stay even; else None."""
     pictures = [picture for card in cards for picture in card.pictures]
-    largest = max((max(picture.width, picture.height) for picture in pictures), default=SIDE)
-    return largest * max(1, SIDE // largest) if largest <= SIDE else SIDE
+    largest = max((max(picture.width, picture.height) for picture in pictures), default=SIDE + 1)
+    return largest * (SIDE // largest) if largest <= SIDE else None
 
 
 def readable(key: str) -> str:

@@ -14,9 +14,8 @@ from .jobs import Job
 
 
 def spool(jobs: Sequence[Job], shown: pa.Table, size: int, folder: Path) -> None:
-    """Write every job's rows of the inputs `shown` to one Arrow file per page of `size`, holding one shard at a time."""
-    pages = pa.array(np.arange(len(shown)) // size)
-    shown = shown.append_column("page", pages)
+    """Write each job's rows of the inputs `shown` to one Arrow file per page of `size`, holding one shard at a time."""
+    shown = shown.append_column("page", pa.array(np.arange(len(shown)) // size))
     for number, job in enumerate(jobs):
         with ExitStack() as stack:
             writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}

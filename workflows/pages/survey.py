@@ -7,6 +7,7 @@ An input stands in one section: wrong predictions, most confident first; then fa
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +97,7 @@ def survey(jobs: Sequence[Job], limit: int, floor: int) -> Survey:
 
 
 def judge(rows: pa.Table, categories: pa.Array) -> pa.Table:
-    """Add to a job's rows whether the label is `known` to the model, the prediction `right`, the `section`, the `order`.
+    """Add to a job's rows: is the label `known` to the model, the prediction `right`; the `section`, the `order` in it.
 
     A label that is no category of the model is neither right nor wrong.
     """
@@ -141,7 +142,7 @@ def quotas(sections: Counter[int], limit: int, floor: int) -> dict[int, int]:
     return places
 
 
-def counts(column: pa.ChunkedArray) -> dict[object, int]:
+def counts(column: pa.ChunkedArray) -> dict[Any, int]:
     """Return how often each value of a column occurs."""
     return {pair["values"]: pair["counts"] for pair in column.value_counts().to_pylist()}
 

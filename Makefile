@@ -1,0 +1,53 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Everything lives in .venv; nothing needs root.
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-all lint bench clean
+
+VENV ?= .venv
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc -type f)
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+help:
+	@echo "make demo      run the main job on the embedded data set; prints where the page is"
+	@echo "make test      the tests, without GPU or browser"
+	@echo "make test-all  the slow tests and those in a browser"
+	@echo "make lint      ruff and mypy"
+	@echo "make bench     the benchmarks; see benchmarks/README.md"
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml setup.py constraints.txt $(SOURCES)
+	@$(or $(PYTHON),python3) preflight.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python preflight.py --constraints > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[test]'
+	touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/afterimage demo out/demo
+
+test: $(VENV)/ready
+	$(TEST) -m "not slow and not browser and not gpu"
+
+$(VENV)/extras: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[browser,lint,bench]'
+	touch $@
+
+test-all: $(VENV)/extras
+	$(TEST) -m "(slow or browser) and not gpu"
+
+# mypy finds packages by folder: this shows it the two folders as the one package that they are.
+lint: $(VENV)/extras
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/types && mkdir -p build/types/afterimage
+	ln -s $(CURDIR)/pipeline/* $(CURDIR)/workflows build/types/afterimage/
+	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p afterimage
+
+bench: $(VENV)/extras
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build out *.egg-info pipeline/*.so .bench

@@ -1,0 +1,20 @@
+"""Fixtures for all tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Return a function from the name of a folder of shared test inputs to its path; skips where it is absent."""
+
+    def folder(name: str) -> Path:
+        if not (SHARED / name).is_dir():
+            pytest.skip(f"shared test inputs are absent: no ../shared/{name} folder beside the repository")
+        return SHARED / name
+
+    return folder

@@ -1,0 +1,159 @@
+"""What every registered method promises, whatever it computes."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from afterimage import UsageError, draw
+from afterimage.registry import Method, methods
+from tests.networks import mixed, pictures
+
+METHODS = list(methods().values())
+each_method = pytest.mark.parametrize("found", METHODS, ids=lambda found: found.verb)
+
+
+def call(found: Method, model: nn.Module, images: Tensor, **options: object) -> Tensor:
+    target = torch.arange(len(images)) % 5
+    result: Tensor = found.cls(**options)(model, images, target)
+    return result
+
+
+@each_method
+def test_shape_and_finiteness(found):
+    for size in [(16, 16), (9, 23), (1, 1)]:
+        images = torch.rand(2, 3, *size)
+        result = call(found, mixed(), images)
+        assert result.shape == (2, found.result.channels, *size)
+        assert result.isfinite().all()
+
+
+@each_method
+def test_an_empty_batch_gives_an_empty_result(found):
+    assert call(found, mixed(), torch.rand(0, 3, 8, 8)).shape == (0, found.result.channels, 8, 8)
+
+
+@each_method
+def test_a_batch_equals_its_singles(found):
+    model, images = mixed().double(), pictures(4, 16).double()
+    together = call(found, model, images)
+    for place in range(4):
+        target = torch.tensor([place % 5])
+        alone = found.cls()(model, images[place : place + 1], target)
+        # float64: sums in another order, far below what a flipped ReLU would change
+        torch.testing.assert_close(together[place : place + 1], alone, rtol=1e-9, atol=1e-15)
+
+
+@each_method
+def test_twice_is_bit_equal(found):
+    model, images = mixed(), pictures(3, 16)
+    assert torch.equal(call(found, model, images), call(found, model, images))
+
+
+@each_method
+def test_images_and_graph_are_left_alone(found):
+    images = pictures(2, 16).requires_grad_()
+    before = images.detach().clone()
+    result = call(found, mixed(), images)
+    assert torch.equal(images, before)
+    assert images.grad is None
+    assert not result.requires_grad
+
+
+@each_method
+def test_works_where_gradients_are_off(found):
+    model, images = mixed(), pictures(2, 16)
+    with torch.no_grad():
+        off = call(found, model, images)
+    assert torch.equal(off, call(found, model, images))
+
+
+def snapshot(model: nn.Module) -> list[object]:
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()]
+    weights = [(p.requires_grad, p.grad is None, p.sum().item()) for p in model.parameters()]
+    return [hooks, weights, [module.training for module in model.modules()]]
+
+
+def unlike_default(model: nn.Module) -> nn.Module:
+    model.train()
+    model.convolutions[2].eval()
+    model.convolutions[3].weight.requires_grad_(False)
+    return model
+
+
+@each_method
+def test_the_model_comes_back_as_it_was(found):
+    model = unlike_default(mixed())
+    before = snapshot(model)
+    call(found, model, pictures(2, 16))
+    assert snapshot(model) == before
+
+
+@each_method
+def test_the_model_comes_back_as_it_was_after_an_exception(found):
+    model = unlike_default(mixed())
+    before = snapshot(model)
+
+    def fail(*_: object) -> None:
+        raise ArithmeticError("in the middle of the forward pass")
+
+    hook = model.convolutions[5].register_forward_hook(fail)
+    with pytest.raises(ArithmeticError):
+        call(found, model, pictures(2, 16))
+    hook.remove()
+    with pytest.raises(UsageError):
+        found.cls()(model, pictures(2, 16), torch.tensor([9, 9]))
+    assert snapshot(model) == before
+
+
+@each_method
+def test_the_model_comes_back_as_it_was_after_several_threads(found):
+    model = unlike_default(mixed())
+    before = snapshot(model)
+    images = pictures(2, 16)
+    expected = call(found, mixed().train(False), images)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: call(found, model, images), range(40)))
+    assert all(torch.equal(result, expected) for result in results)
+    assert snapshot(model) == before
+
+
+@each_method
+def test_options_are_checked_and_shown(found):
+    with pytest.raises(TypeError):
+        found.cls(no_such_option=1)
+    for option in found.options:
+        assert option.help
+        assert f"{option.name}=" in repr(found.cls())
+        if option.choices:
+            with pytest.raises(UsageError, match=f"option '{option.name}' takes one of"):
+                found.cls(**{option.name: "no such choice"})
+
+
+@each_method
+def test_says_what_it_is_and_where_it_was_published(found):
+    assert found.summary.endswith((".", "?"))
+    assert "arXiv" in found.reference or "doi" in found.reference
+
+
+@each_method
+def test_draws(found):
+    images = pictures(2, 24)
+    result = call(found, mixed(), images)
+    for drawn in (draw(result), draw(result, images)):
+        assert drawn.shape == (2, 3, 24, 24)
+        assert drawn.dtype == torch.uint8
+
+
+def test_a_verb_names_one_method(monkeypatch):
+    from afterimage import registry
+
+    def declare(call: Callable[..., object]) -> type:
+        return type("Saliency", (), {"__module__": "afterimage.methods.saliency", "__call__": call})
+
+    with pytest.raises(ValueError, match="two methods named 'saliency'"):
+        registry.register(declare(METHODS[-1].cls.__call__))
+    with pytest.raises(UsageError, match="no method 'salience'.*nearest: saliency"):
+        registry.method("salience")

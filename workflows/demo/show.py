@@ -1,0 +1,85 @@
+"""The main job on the embedded data set, and what its ground truth says of the heatmaps."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from afterimage.models.demo import CATEGORIES, PLANTED
+
+from ..rows import heatmap_of
+from ..run import run
+from ..shards import committed, read_shard
+from ..tables import text_table
+from .pointing import centre_guess, pointing_game
+from .write import write
+
+COLUMNS = ["key", "label", "prediction"]
+
+
+class Evidence(NamedTuple):
+    """One image's ground truth and maps: strength of saliency `(H, W)`, of guided backprop, and the object's mask."""
+
+    label: str
+    right: bool
+    mask: Tensor
+    saliency: Tensor
+    guided: Tensor
+
+
+def show(out: Path, count: int = 240) -> str:
+    """Draw `count` images into `out`/data, explain them into `out`/results, and tell what came of it."""
+    images = write(out / "data", count)
+    results = out / "results"
+    for verb in ("saliency", "guided-backprop"):
+        summary = run(verb, images, results, model="demo", labels="folders", progress=True)
+    return f"{pointing_table(list(evidence(out)))}\n\npage: {summary.page}"
+
+
+def evidence(out: Path) -> Iterator[Evidence]:
+    """Read back what the two jobs stored, with the masks."""
+    saliency = dict(_strengths(out / "results" / "saliency", "heatmap"))
+    guided = dict(_strengths(out / "results" / "guided-backprop", "gradient"))
+    for key, (label, right, strength) in saliency.items():
+        path = out / "data" / "masks" / key
+        mask = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
+        yield Evidence(label, right, torch.from_numpy(mask > 0), strength, guided[key][2])
+
+
+def _strengths(folder: Path, name: str) -> Iterator[tuple[str, tuple[str, bool, Tensor]]]:
+    for commit in committed(folder / "shards").values():
+        columns = [*COLUMNS, name, *(f"{name}_{fact}" for fact in ("scale", "channels", "height", "width"))]
+        for row in read_shard(folder / "shards", commit, columns).to_pylist():
+            values = heatmap_of(row, name)
+            if values is not None:
+                strength = torch.from_numpy(np.abs(values).max(0))
+                yield row["key"], (row["label"], row["label"] == row["prediction"], strength)
+
+
+def pointing_table(found: list[Evidence]) -> str:
+    """Return, per class, how often the maps' strongest place lies on the object, against a guess at the center."""
+    by_class: dict[str, list[Evidence]] = defaultdict(list)
+    for one in found:
+        by_class[one.label].append(one)
+    rows = [_row(label + (" (planted on snow)" if label == PLANTED else ""), by_class[label]) for label in CATEGORIES]
+    rows.append(_row("all", found))
+    header = ("class", "images", "recognized", "saliency", "guided backprop", "center guess")
+    return "Share of images whose strongest place lies on the object:\n" + text_table(header, rows, right=header[1:])
+
+
+def _row(name: str, found: list[Evidence]) -> tuple[str, ...]:
+    if not found:
+        return name, "0", *[""] * 4
+    masks = torch.stack([one.mask for one in found])
+    hits = (
+        torch.tensor([one.right for one in found]),
+        pointing_game(torch.stack([one.saliency for one in found])[:, None], masks),
+        pointing_game(torch.stack([one.guided for one in found])[:, None], masks),
+        centre_guess(masks),
+    )
+    return name, str(len(found)), *(f"{hit.float().mean():.0%}" for hit in hits)
