@@ -47,17 +47,18 @@ def missing():
     found = []
     version = platform.python_version()
     if sys.version_info[:2] <= NEWEST_TOO_OLD:
-        found.append(("python", "Python 3.11 or newer; %s is %s" % (sys.executable, version)))
+        found.append(("python", f"Python 3.11 or newer; {sys.executable} is {version}"))
     else:
         if importlib.util.find_spec("ensurepip") is None or importlib.util.find_spec("venv") is None:
-            found.append(("venv", "Python's venv module (ensurepip) for %s" % sys.executable))
-        if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
-            found.append(("headers", "Python's headers: no Python.h in %s" % sysconfig.get_path("include")))
+            found.append(("venv", f"Python's venv module (ensurepip) for {sys.executable}"))
+        include = sysconfig.get_path("include")
+        if not os.path.exists(os.path.join(include, "Python.h")):
+            found.append(("headers", f"Python's headers: no Python.h in {include}"))
     if not compiles():
         found.append(("compiler", "a C++17 compiler (c++, g++, clang++ or $CXX)"))
     free = shutil.disk_usage(".").free / 1e9
     if free < GIGABYTES and not os.path.exists(".venv/ready"):
-        found.append(("disk", "%d GB of free disk for the libraries; there are %.1f" % (GIGABYTES, free)))
+        found.append(("disk", f"{GIGABYTES} GB of free disk for the libraries; there are {free:.1f}"))
     return found
 
 
@@ -78,7 +79,7 @@ def main():
     found = missing()
     for name, what in found:
         debian, macos = HINTS[name]
-        print("missing: %s\n  Debian/Ubuntu: %s\n  macOS:         %s" % (what, debian, macos), file=sys.stderr)
+        print(f"missing: {what}\n  Debian/Ubuntu: {debian}\n  macOS:         {macos}", file=sys.stderr)
     return 1 if found else 0
 
 

@@ -85,7 +85,6 @@ def option(default: Any, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": help})
 
 
-@cache
 def options_of(cls: type[Any]) -> tuple[Option, ...]:
     """Return the options that a method's dataclass declares."""
     hints = get_type_hints(cls)

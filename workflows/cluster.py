@@ -101,11 +101,11 @@ def default_workers(threads: int, device: str) -> int:
     if device.startswith("cuda"):
         import torch
 
-        return torch.cuda.device_count() if device == "cuda" else 1
+        return int(torch.cuda.device_count()) if device == "cuda" else 1
     import psutil
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // threads, psutil.virtual_memory().available // WORKER_BYTES))
+    return max(1, min(cores // threads, int(psutil.virtual_memory().available) // WORKER_BYTES))
 
 
 def distribute(client: "Client", pickled: bytes, sha256: str) -> None:

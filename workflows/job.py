@@ -42,7 +42,7 @@ class ModelSource:
     def load(self) -> Network:
         """Load the network; raise `RefusedError` if it is not the one that the digest names."""
         if self.model == HANDED_OVER:
-            network = cloudpickle.loads(_handed_over[self.digest])
+            network: Network = cloudpickle.loads(_handed_over[self.digest])
         else:
             network = load_model(self.model, **{name: getattr(self, name) for name in GIVEN})
         if self.digest and digest(network) != self.digest:

@@ -1,7 +1,7 @@
 """The inputs of a run, frozen: every image once, by key, in key order, divided into shards.
 
-    OUT/manifest.parquet        key, uri, size, label, shard, index; shared by all jobs of OUT
-    OUT/manifest.00001.parquet  what `--mode extend` added later; earlier parts never change
+OUT/manifest.parquet        key, uri, size, label, shard, index; shared by all jobs of OUT
+OUT/manifest.00001.parquet  what `--mode extend` added later; earlier parts never change
 """
 
 import glob
@@ -20,9 +20,7 @@ from afterimage.errors import UsageError
 
 from .files import write_whole
 
-SUFFIXES = tuple(
-    ".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .tif .tiff .avif .ppm .pgm .pbm .pnm".encode().split()
-)
+SUFFIXES = tuple(b".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .tif .tiff .avif .ppm .pgm .pbm .pnm".split())
 LISTS = (b".txt", b".lst", b".list")
 SCHEMA = pa.schema(
     [

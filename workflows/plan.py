@@ -21,7 +21,7 @@ from . import manifest
 from .geometry import Geometry
 from .job import HANDED_OVER, Job, ModelSource, hand_over, resolved_device, resolved_precision
 from .labels import labels_by_class, labels_for
-from .rows import predicted_bytes
+from .rows import predicted_size
 from .settings import Settings
 from .shards import committed
 from .task import explain
@@ -40,7 +40,7 @@ class Plan:
     new_inputs: pa.Table | None
     generations: Mapping[int, int]
     done: Mapping[str, int]
-    bytes: int
+    predicted_bytes: int
     pickled: bytes | None
 
     def calls(self) -> Iterator[tuple[Any, ...]]:
@@ -70,7 +70,7 @@ def plan_run(
         if number not in generations:
             done.update(commit.statuses)
     count = sum(len(part) for number, part in manifest.shards(table).items() if number in generations)
-    size = count * predicted_bytes(job.method.result, job.keep, job.geometry.size, job.heatmap_size)
+    size = count * predicted_size(job.method.result, job.keep, job.geometry.size, job.heatmap_size)
     _check_disk(out, size)
     return Plan(folder, job, table, new_inputs, dict(sorted(generations.items())), done, size, pickled)
 

@@ -13,7 +13,16 @@ from afterimage.registry import Kind
 
 Keep = Literal["none", "heatmap", "all"]
 STATUSES = (
-    "ok missing unreadable unsupported decode_failed too_large nonfinite diverged model_failed killed".split()
+    "ok",
+    "missing",
+    "unreadable",
+    "unsupported",
+    "decode_failed",
+    "too_large",
+    "nonfinite",
+    "diverged",
+    "model_failed",
+    "killed",
 )
 ERROR_LENGTH = 500
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -144,7 +153,7 @@ def parquet_options(kind: Kind, keep: Keep) -> dict[str, Any]:
     return options
 
 
-def predicted_bytes(kind: Kind, keep: Keep, size: tuple[int, int], side: int | None) -> int:
+def predicted_size(kind: Kind, keep: Keep, size: tuple[int, int], side: int | None) -> int:
     """Return about how many bytes one row takes on the disk, with pictures of `size` (height, width)."""
     pixels = size[0] * size[1]
     share = min(1.0, side / max(size)) if side else 1.0

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -74,7 +74,7 @@ def run(
     sources = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     plan = plan_run(method(verb), settings, options, sources, Path(out).absolute(), _say if progress else _hush)
     if settings.dry_run:
-        return _summary(plan, Counter(), start, 0.0, None, False)
+        return _summary(plan, {}, start, 0.0, None, False)
     with locked(plan.folder / ".lock", wait=False) as free:
         if not free:
             raise RefusedError(f"another process is writing {plan.folder}; wait for it, or use --name NAME")
@@ -83,13 +83,14 @@ def run(
 
 def _carry_out(plan: Plan, settings: Settings, start: float, progress: bool, executor: Executor | None) -> Summary:
     _begin(plan, settings)
-    clock: Counter[str] = Counter()
+    clock: defaultdict[str, float] = defaultdict(float)
     first = 0.0
     reports = reporting(len(plan.table), plan.done) if progress else nullcontext(Silent())
     with reports as report, _draining(report) as stop:
         for commit in _commits(plan, settings, executor, stop, report):
             first = first or time.monotonic() - start
-            clock.update(commit.cpu_seconds)
+            for stage, seconds in commit.cpu_seconds.items():
+                clock[stage] += seconds
             report.advance(commit.statuses)
         page = write_pages(plan.folder.parent)
         return _summary(plan, clock, start, first, page, stop.is_set())
@@ -137,7 +138,7 @@ def _summary(
         statuses=dict(statuses.most_common()),
         computed=sum(statuses.values()) - sum(plan.done.values()),
         shards=len(plan.generations),
-        predicted_bytes=plan.bytes,
+        predicted_bytes=plan.predicted_bytes,
         seconds=round(time.monotonic() - start, 3),
         startup_seconds=round(first, 3),
         cpu_seconds={stage: round(seconds, 3) for stage, seconds in clock.items()},

@@ -1,7 +1,7 @@
 """The commit protocol: a shard is done when its marker exists, and what a marker names never changes.
 
-    OUT/<job>/shards/00000.g0.parquet       one row per input
-    OUT/<job>/shards/00000.g0.commit.json   written last: digest and size of the file, rows, statuses, seconds
+OUT/<job>/shards/00000.g0.parquet       one row per input
+OUT/<job>/shards/00000.g0.commit.json   written last: digest and size of the file, rows, statuses, seconds
 """
 
 import json

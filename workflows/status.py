@@ -25,10 +25,11 @@ def jobs_of(out: Path) -> list[Path]:
 
 def status(out: Path) -> list[dict[str, Any]]:
     """Return, for each job of OUT, its shards done and planned, its rows by status and when it last committed."""
+    jobs = jobs_of(out)
     table = manifest.load(out)
     planned = len(manifest.shards(table))
     found = []
-    for folder in jobs_of(out):
+    for folder in jobs:
         commits = committed(folder / "shards").values()
         statuses: Counter[str] = Counter()
         for commit in commits:
@@ -52,14 +53,15 @@ def status(out: Path) -> list[dict[str, Any]]:
 
 def verify(out: Path) -> list[str]:
     """Return what does not hold in OUT: files that differ from their markers, keys without exactly one row."""
+    jobs = jobs_of(out)
+    table = manifest.load(out)
+    parts = manifest.shards(table)
     faults: list[str] = []
-    table = manifest.load(out) if jobs_of(out) else None
-    parts = manifest.shards(table) if table is not None else {}
-    for folder in jobs_of(out):
+    for folder in jobs:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         if sha256_of(run["config"]) != run["config_sha256"]:
             faults.append(f"{folder.name}/run.json: the settings differ from their digest")
-        if table is not None and manifest.digest(table) != run["manifest_sha256"]:
+        if manifest.digest(table) != run["manifest_sha256"]:
             faults.append(f"{folder.name}/run.json: the manifest is not the one that the job was made from")
         commits = committed(folder / "shards")
         faults += [f"{folder.name}: shard {shard} is in no manifest" for shard in commits if shard not in parts]

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from afterimage.draw import draw
-from afterimage.errors import UsageError
 from afterimage.models.frozen import frozen
 from afterimage.models.network import Network
 
@@ -109,15 +108,15 @@ def _explain_each(
     try:
         with clock.stage("model"):
             heatmaps, logits = explain(job, network, _targets(job, batch), pixels)
-            found = [Explained(heatmaps[place], None if logits is None else logits[place]) for place in present]
+        found: list[Explained | None] = [
+            Explained(heatmaps[place], None if logits is None else logits[place]) for place in present
+        ]
     except RuntimeError as error:
         if len(present) == 1:
             batch[present[0]].fail("model_failed", f"{type(error).__name__}: {error}")
             return [None] * len(batch)
         alone = [[one if place == only else None for place, one in enumerate(pixels)] for only in present]
-        found = [
-            _explain_each(job, network, batch, one, clock)[only] for only, one in zip(present, alone, strict=True)
-        ]
+        found = [_explain_each(job, network, batch, one, clock)[only] for only, one in zip(present, alone, strict=True)]
     by_place = dict(zip(present, found, strict=True))
     return [by_place.get(place) for place in range(len(batch))]
 

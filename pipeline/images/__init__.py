@@ -1,1 +1,1 @@
-
+"""Objectives, parameterizations, transforms, regularizers and the one optimization loop."""

@@ -1,1 +1,1 @@
-
+"""What a covered window changes, and only that."""

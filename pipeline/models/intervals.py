@@ -211,8 +211,8 @@ def _pad(call: Call) -> Result:
     pad = call.arguments["pad" if "pad" in call.arguments else "padding"]
     if not any(pad):
         return call.main
-    if len(pad) not in (2, 4):
-        return None
+    if len(pad) not in (2, 4) or len(call.shape) != 4:
+        return call.main.each(lambda bound: call.func(bound, pad, math.inf))
     # padding continues the positions outward, also where it repeats pixels
     return _window(call.main, call.shape, (1,), (1,), (pad[2] if len(pad) == 4 else 0, pad[0]))
 

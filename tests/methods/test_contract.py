@@ -155,5 +155,5 @@ def test_a_verb_names_one_method(monkeypatch):
 
     with pytest.raises(ValueError, match="two methods named 'saliency'"):
         registry.register(declare(METHODS[-1].cls.__call__))
-    with pytest.raises(UsageError, match="no method 'salience'.*nearest: saliency"):
+    with pytest.raises(UsageError, match=r"no method 'salience'.*nearest: saliency"):
         registry.method("salience")

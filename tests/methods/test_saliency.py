@@ -108,7 +108,7 @@ def test_refuses_what_it_cannot_explain():
         Saliency()(model, images, torch.tensor([1, 1, 1]))
     with pytest.raises(UsageError, match="floating-point"):
         Saliency()(model, images.mul(255).byte())
-    with pytest.raises(UsageError, match="a class .* or a neuron"):
+    with pytest.raises(UsageError, match=r"a class .* or a neuron"):
         Saliency(of="head:1")(model, images, torch.tensor([1, 1]))
     with pytest.raises(UsageError, match=r"one of logit, probability, not 'logits'; nearest: logit"):
         Saliency(score="logits")

@@ -235,7 +235,7 @@ def test_neurons_explain_themselves_and_predictions_stay(photographs, module, tm
     row = rows_of(tmp_path / "out")[0]
     assert row["prediction"] in "abcde"
     assert row["target"] is None
-    with pytest.raises(UsageError, match="a class .* or a neuron"):
+    with pytest.raises(UsageError, match=r"a class .* or a neuron"):
         local("saliency", photographs, tmp_path / "two", model=module, of="convolutions.2:3", target="a")
 
 

@@ -29,7 +29,7 @@ class Sample(NamedTuple):
     image: NDArray[np.uint8]
     """`(128, 128, 3)` sRGB."""
     mask: NDArray[np.bool_]
-    """`(128, 128)`, true where the object covers at least half of the pixel."""
+    """`(128, 128)`, true where the object covers any part of the pixel."""
     label: int
     background: str
 
@@ -52,7 +52,7 @@ def draw(
     cover = coverage(CATEGORIES[label], thing)
     if not empty:
         picture += cover[..., None] * (surface(thing, cover, picture) - picture)
-    return Sample((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8), cover >= 0.5, label, kind)
+    return Sample((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8), cover > 0, label, kind)
 
 
 def choose_background(rng: Generator, label: int) -> str:

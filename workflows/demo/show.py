@@ -47,8 +47,8 @@ def evidence(out: Path) -> Iterator[Evidence]:
     guided = dict(_strengths(out / "results" / "guided-backprop", "gradient"))
     for key, (label, right, strength) in saliency.items():
         path = out / "data" / "masks" / key
-        mask = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
-        yield Evidence(label, right, torch.from_numpy(mask > 0), strength, guided[key][2])
+        mask = torch.from_numpy(np.asarray(cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)))
+        yield Evidence(label, right, mask > 0, strength, guided[key][2])
 
 
 def _strengths(folder: Path, name: str) -> Iterator[tuple[str, tuple[str, bool, Tensor]]]:
