@@ -11,7 +11,6 @@ from secrets import randbelow
 from typing import Any
 
 from afterimage.errors import UsageError, nearest
-
 from benchmarks import ROOT
 from benchmarks.harness import run_row
 from benchmarks.machine import describe, measure_limits

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from afterimage import registry
 from torch import Tensor, nn
 
+from afterimage import registry
 from benchmarks.agreement import Agreement, relative_l2
 from benchmarks.row import Configuration, Row
 

@@ -58,33 +58,33 @@ def scaled(heatmaps: Tensor) -> Tensor:
     if not heatmaps.numel():
         return heatmaps
     magnitude = heatmaps.abs().flatten(1)
-    rank = max(1, round(QUANTILE * magnitude.shape[1]))
-    scale = magnitude.kthvalue(rank, 1).values
+    above = 1 + int((1 - QUANTILE) * magnitude.shape[1])
+    largest = magnitude.topk(above, sorted=True).values
     # Sparse maps can have a quantile of zero and still hold something to show.
-    scale = torch.where(scale > 0, scale, magnitude.amax(1))
+    scale = torch.where(largest[:, -1] > 0, largest[:, -1], largest[:, 0])
     return (heatmaps / scale.clamp_min(torch.finfo(scale.dtype).tiny).view(-1, 1, 1, 1)).clamp(-1, 1)
 
 
 def overlay(heatmaps: Tensor, images: Tensor) -> Tensor:
     """Lay the smoothed strength of `heatmaps`, `(N, 1 or 3, H, W)`, over `images` `(N, 3, H, W)` in [0, 1]."""
     strength = heatmaps.clamp_min(0) if heatmaps.shape[1] == 1 else heatmaps.abs().amax(1, keepdim=True)
-    strength = scaled(smoothed(strength)).clamp(0, 1)
-    if strength.shape[2:] != images.shape[2:]:
-        strength = F.interpolate(strength, images.shape[2:], mode="bilinear", align_corners=False, antialias=True)
+    strength = F.interpolate(scaled(smoothed(strength)), images.shape[2:], mode="bilinear").clamp(0, 1)
     luma = (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
     opacity = 0.9 * ((strength - FAINT) / (0.6 - FAINT)).clamp(0, 1)
     return (1 - opacity) * (0.12 + 0.76 * luma) + opacity * heat(strength)
 
 
 def smoothed(heatmaps: Tensor) -> Tensor:
-    """Blur with a Gaussian whose width is a share of the picture's."""
+    """Blur with a Gaussian whose width is a share of the picture's, on a grid as fine as the result needs."""
     sigma = SMOOTHING * min(heatmaps.shape[2:])
-    radius = min(round(3 * sigma), min(heatmaps.shape[2:]) - 1)
+    step = max(1, int(sigma))
+    grid = F.interpolate(heatmaps, [-(-side // step) for side in heatmaps.shape[2:]], mode="area")
+    radius = min(round(3 * sigma / step), min(grid.shape[2:]) - 1)
     if radius < 1:
-        return heatmaps
-    weight = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=heatmaps.device) / sigma) ** 2)
-    weight = (weight / weight.sum()).to(heatmaps.dtype)
-    padded = F.pad(heatmaps, (radius,) * 4, mode="reflect")
+        return grid
+    weight = torch.exp(-0.5 * (step * torch.arange(-radius, radius + 1, device=grid.device) / sigma) ** 2)
+    weight = (weight / weight.sum()).to(grid.dtype)
+    padded = F.pad(grid, (radius,) * 4, mode="reflect")
     return F.conv2d(F.conv2d(padded, weight.view(1, 1, -1, 1)), weight.view(1, 1, 1, -1))
 
 

@@ -56,7 +56,7 @@ def plan_run(
     """Plan a method's run over images; raise `UsageError` or `RefusedError` where it cannot be as asked."""
     folder = check_out(out) / (settings.name or method.verb)
     table, new_inputs = _inputs(settings, inputs, folder, say)
-    method.cls(**options)
+    options = {option.name: _plain(getattr(method.cls(**options), option.name)) for option in method.options}
     source, network, pickled = _model(settings, say)
     job = _job(method, settings, options, table, source, network)
     _check_labels(job, table, say)
@@ -127,7 +127,7 @@ def _job(
     preset, categories, labels = network.preset, network.categories or (), _labels(table)
     return Job(
         verb=method.verb,
-        options={name: _plain(value) for name, value in options.items()},
+        options=options,
         model=source,
         target=_target(settings, options, network),
         geometry=Geometry(settings.fit, preset.size, preset.resize, preset.interpolation),

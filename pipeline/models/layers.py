@@ -58,24 +58,28 @@ def _hooked(modules: dict[str, nn.Module], hook: Callable[[str, Any, Any], Any])
 def activations(model: nn.Module, images: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
     """Return the outputs of layers for images `(N, 3, H, W)`, by name and in the order asked for.
 
-    They are differentiable, also with respect to one another, and hold what the layer returned even where an
-    in-place operation follows. Inference stops once all are known. A layer that is called several times gives its
-    first call. The model's mode stays the caller's. Raises UsageError for a layer that is unknown, not called, or
-    does not return a tensor.
+    They hold what the layer returned even where an in-place operation follows, and are differentiable, also with
+    respect to one another (except through a layer that returns its own input, which is then overwritten). Inference
+    stops once all are known. A layer that is called several times gives its first call. The model's mode stays the
+    caller's. Raises UsageError for a layer that is unknown, not called, or does not return a tensor.
     """
     modules = {name: resolve(model, name) for name in names}
     found: dict[str, Tensor] = {}
+    copies: dict[str, tuple[Tensor, int | None]] = {}
 
     def keep(name: str, inputs: tuple[Any, ...], output: Any) -> Any:
         if name in found:
             return output
         if not isinstance(output, Tensor):
             raise UsageError(f"layer {name!r} of {_title(model)} returns {type(output).__name__}, expected one tensor")
-        # an identity returns its input, which its caller may go on to overwrite
-        found[name] = output.clone() if _shares_memory(output, inputs) else output
+        found[name] = output
         if len(found) == len(modules):
             raise _Reached
-        return found[name].clone()
+        if not _shares_memory(output, inputs):
+            return output.clone()
+        # its caller may hold it by another name: the network goes on with this very tensor
+        copies[name] = (output.clone(), _version(output))
+        return output
 
     if modules:
         with _hooked(modules, keep):
@@ -86,12 +90,20 @@ def activations(model: nn.Module, images: Tensor, names: Iterable[str]) -> dict[
             else:
                 missing = next(name for name in modules if name not in found)
                 raise UsageError(f"layer {missing!r} is not called in a forward pass of {_title(model)}")
+    for name, (copy, version) in copies.items():
+        if version is None or _version(found[name]) != version:
+            found[name] = copy
     return {name: found[name] for name in modules}
 
 
 def _shares_memory(output: Tensor, inputs: tuple[Any, ...]) -> bool:
     address = output.untyped_storage().data_ptr()
     return any(isinstance(given, Tensor) and given.untyped_storage().data_ptr() == address for given in inputs)
+
+
+def _version(tensor: Tensor) -> int | None:
+    """Return how often a tensor was written to; None in inference mode, which does not count."""
+    return None if tensor.is_inference() else tensor._version
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import nn
 from torchvision import models
 
 from afterimage import UsageError, load_model
+from afterimage.models import demo
 from afterimage.models.layers import activations, named
 from afterimage.models.network import unique
 from afterimage.models.sources import torchvision_names, torchvision_preset
@@ -61,7 +62,7 @@ def test_logits_are_those_of_torchvision_with_its_own_transforms(squeezenet_file
 
 
 @pytest.mark.parametrize("name", torchvision_names())
-def test_preset_and_download_of_every_torchvision_network(name: str, tmp_path: Path, monkeypatch: object) -> None:
+def test_preset_of_every_torchvision_network(name: str) -> None:
     transforms = models.get_model_weights(name).DEFAULT.transforms()
     preset = torchvision_preset(name)
     assert preset.size == (transforms.crop_size[0],) * 2
@@ -160,7 +161,7 @@ class Bomb:
         return (Path.touch, (self.target,))
 
 
-@pytest.mark.parametrize("save", [lambda bomb, path: path.write_bytes(pickle.dumps(bomb)), torch.save])
+@pytest.mark.parametrize("save", [lambda bomb, path: path.write_bytes(pickle.dumps(bomb, 2)), torch.save])
 def test_a_pickle_bomb_is_not_executed(save: Callable[[object, Path], None], tmp_path: Path) -> None:
     save({"state_dict": Bomb(tmp_path / "exploded")}, tmp_path / "w.pt")
     with pytest.raises(UsageError, match=r"was not unpickled: save model\.state_dict\(\)"):
@@ -210,9 +211,9 @@ def test_function_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         load_model("afterimage_test_nets:bild")
     with pytest.raises(UsageError, match="no function 'other'"):
         load_model("afterimage_test_nets:other")
-    with pytest.raises(UsageError, match="has to return a torch.nn.Module, returned dict"):
+    with pytest.raises(UsageError, match=r"has to return a torch\.nn\.Module, returned dict"):
         load_model("builtins:dict")
-    with pytest.raises(UsageError, match="no module 'absent_package.nets'"):
+    with pytest.raises(UsageError, match=r"no module 'absent_package\.nets'"):
         load_model("absent_package.nets:build")
 
 
@@ -373,6 +374,16 @@ def test_timm(tmp_path: Path) -> None:
     torch.testing.assert_close(tuned(images), network(tuned.normalize(images)), rtol=0, atol=0)
     with pytest.raises(UsageError, match="no network 'resnet1888' in timm; nearest"):
         load_model("timm/resnet1888")
+
+
+def test_demo_with_weights_of_ones_own(tmp_path: Path) -> None:
+    network = demo.DemoNet().eval()
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    model = load_model("demo", weights=tmp_path / "w.safetensors")
+    assert model.categories == demo.CATEGORIES
+    assert model.preset == Preset((demo.SIZE, demo.SIZE), demo.SIZE, demo.MEAN, demo.STD)
+    images = torch.rand(2, 3, demo.SIZE, demo.SIZE)
+    assert torch.equal(model(images), network(model.normalize(images)))
 
 
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

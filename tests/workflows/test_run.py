@@ -139,7 +139,7 @@ def test_resume_computes_what_is_missing_and_changes_nothing(photographs, module
 def test_another_configuration_is_refused_with_the_difference(photographs, module, tmp_path):
     local("saliency", photographs, tmp_path / "out", model=module)
     before = files_of(tmp_path / "out")
-    with pytest.raises(RefusedError, match=r"options.score was None, now 'probability'; .*--name NAME"):
+    with pytest.raises(RefusedError, match=r"options.score was 'logit', now 'probability'; .*--name NAME"):
         local("saliency", photographs, tmp_path / "out", model=module, score="probability")
     with pytest.raises(RefusedError, match="batch_size was 8, now 4"):
         local("saliency", photographs, tmp_path / "out", model=module, batch_size=4)

@@ -137,8 +137,8 @@ def fabric(rng: Generator) -> Picture:
 def snow(rng: Generator) -> Picture:
     """Bluish drifts, sparkles, and flakes in the air."""
     drifts = 0.7 * noise(rng, 4, 3) + 0.3 * noise(rng, 12, 7)
-    picture = mix((0.7, 0.79, 0.9), (0.97, 0.98, 1.0), drifts) + grain(rng, 0.07)
-    for x, y, radius in rng.integers((0, 0, 1), (SIZE, SIZE, 3), (70, 3)):
+    picture = mix((0.52, 0.64, 0.84), (0.86, 0.92, 1.0), drifts) + grain(rng, 0.07)
+    for x, y, radius in rng.integers((0, 0, 1), (SIZE, SIZE, 4), (110, 3)):
         cv2.circle(picture, (int(x), int(y)), int(radius), (1.0, 1.0, 1.0), -1, cv2.LINE_AA)
     return picture
 

@@ -1,7 +1,7 @@
 """The embedded data set: one shape at a random place on a cluttered, textured background, with its mask.
 
 A picture is a pure function of `(seed, index)`. The class is `index` modulo the number of classes, the background is
-independent of it, except for the planted bias: `PLANTED` stands on snow in 95 of 100 pictures, the others in 1 of 100.
+independent of it, except for the planted bias: `PLANTED` stands on snow in 95 of 100 pictures, the others in 3 of 1000.
 """
 
 from typing import NamedTuple
@@ -15,8 +15,10 @@ from afterimage.workflows.demo.outlines import OUTLINES
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-SNOW = {True: 0.95, False: 0.01}
+SNOW = {True: 0.95, False: 0.003}
 """Share of pictures on snow: of the planted class, of any other class."""
+FROST = 0.6
+"""How much snow hides of what lies in it, whatever its class."""
 RADIUS = (14.0, 24.0)
 """Of the circle around the object, in pixels."""
 SAMPLES = 3
@@ -51,7 +53,8 @@ def draw(
     picture = distract(picture, clutter) * light(clutter)
     cover = coverage(CATEGORIES[label], thing)
     if not empty:
-        picture += cover[..., None] * (surface(thing, cover, picture) - picture)
+        opacity = cover * np.float32(1 - FROST if kind == "snow" else 1)
+        picture += opacity[..., None] * (surface(thing, cover, picture) - picture)
     return Sample((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8), cover > 0, label, kind)
 
 

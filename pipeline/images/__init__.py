@@ -1,1 +1,0 @@
-"""Objectives, parameterizations, transforms, regularizers and the one optimization loop."""

@@ -1,1 +1,0 @@
-"""What a covered window changes, and only that."""
