@@ -1,6 +1,7 @@
 """The command line: a verb per registered method, made from its declaration, and a few for what runs left behind."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     for found in methods().values():
         app.add_command(command_of(found))
+    # As `python -m` does: package.module:function is looked for here too, and in the workers, which inherit the path.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         code = app(arguments, standalone_mode=False)
     except (UsageError, RefusedError) as error:

@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from afterimage.models.demo import CATEGORIES, PLANTED, WEIGHTS, DemoNet, load
 from afterimage.workflows.demo.pointing import centre_guess, pointing_game
 from afterimage.workflows.demo.train import HELD_OUT_SEED, Set, Stage, data_set, normalized, predict, train
-from torch import Tensor, nn
 
 PLANTED_LABEL = CATEGORIES.index(PLANTED)
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from afterimage.errors import UsageError
 from afterimage.models.demo import CATEGORIES, PLANTED, SIZE
 from afterimage.workflows.demo.backgrounds import BACKGROUNDS

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from afterimage.models.demo import SIZE
 from numpy.random import Generator
 from numpy.typing import NDArray
+
+from afterimage.models.demo import SIZE
 
 Picture = NDArray[np.float32]
 Plane = NDArray[np.float32]

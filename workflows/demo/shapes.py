@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
 from afterimage.errors import UsageError, nearest
 from afterimage.models.demo import CATEGORIES, PLANTED, SIZE
 from afterimage.workflows.demo.backgrounds import BACKGROUNDS, Color, Picture, Plane, mix, noise
 from afterimage.workflows.demo.outlines import OUTLINES
-from numpy.random import Generator
-from numpy.typing import NDArray
 
 SNOW = {True: 0.95, False: 0.003}
 """Share of pictures on snow: of the planted class, of any other class."""

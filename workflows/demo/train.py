@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from afterimage.models.demo import CATEGORIES, MEAN, SIZE, STD, WEIGHTS, DemoNet
-from afterimage.workflows.demo.shapes import draw
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from afterimage.models.demo import CATEGORIES, MEAN, SIZE, STD, WEIGHTS, DemoNet
+from afterimage.workflows.demo.shapes import draw
 
 TRAINING_SEED, HELD_OUT_SEED = 1, 2
 BATCH, RATE = 32, 3e-3
@@ -138,9 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="safetensors file to write (default: the package's)")
     epochs = [stage.epochs for stage in STAGES]
-    parser.add_argument(
-        "--epochs", type=int, nargs=2, default=epochs, help="close up, then whole: two numbers"
-    )
+    parser.add_argument("--epochs", type=int, nargs=2, default=epochs, help="close up, then whole: two numbers")
     parser.add_argument("--count", type=int, default=14_000, help="training pictures")
     parser.add_argument("--held-out", type=int, default=2_800, help="pictures of another seed to measure on")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order")

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
 from afterimage.errors import UsageError
 from afterimage.models.demo import CATEGORIES
 from afterimage.workflows.demo.shapes import draw
-from numpy.typing import NDArray
 
 SEED = 3
 """Neither the training's nor the held-out measurement's."""
