@@ -23,9 +23,9 @@ MODEL = "squeezenet1_0"
 WEIGHTS = ROOT.parent / "shared" / "models" / f"{MODEL}.safetensors"
 CLOSE = Agreement(
     relative_l2,
-    0.15,
-    "median per image; on equal inputs the maps agree to 1e-3, but our resize differs from Pillow's by one level of "
-    "255 in 0.2 % of the values, and that alone moves the gradient of this network by 0.08 (measured)",
+    2e-2,
+    "median per image; the pictures are equal bit by bit, and float32 gradients differ between memory formats and "
+    "batch sizes, because ReLU and max-pool decisions flip",
 )
 FEW = 16
 STAGES = ("decode", "model", "write")

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from afterimage.errors import UsageError
 
+from afterimage.errors import UsageError
 from benchmarks import __main__ as cli
 from benchmarks import harness, process
 from benchmarks.agreement import Agreement, largest_difference, relative_l2

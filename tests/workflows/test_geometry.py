@@ -53,16 +53,13 @@ def crop_by_hand(resized, size, fill=0):
 
 @pytest.mark.parametrize("hw", SIZES, ids=str)
 @pytest.mark.parametrize(("resize", "size"), [(256, 224), (232, 224), (342, 299), (64, 97)])
-@pytest.mark.parametrize(("interpolation", "levels", "share"), [("bilinear", 1, 0.02), ("bicubic", 2, 0.02)])
-def test_preset_is_torchvisions(hw, resize, size, interpolation, levels, share):
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_preset_is_torchvisions_bit_by_bit(hw, resize, size, interpolation):
     pixels = PHOTOS[hw]
     window, _ = fit(pixels, Geometry("preset", (size, size), resize, interpolation))
-    difference = np.abs(window.astype(int) - torchvision_preset(pixels, size, resize, interpolation))
     assert window.dtype == np.uint8
     assert window.flags.c_contiguous
-    # torch keeps its weights in 16 bits, Pillow in 22
-    assert difference.max() <= levels
-    assert (difference > 0).mean() <= share
+    np.testing.assert_array_equal(window, torchvision_preset(pixels, size, resize, interpolation))
 
 
 @pytest.mark.parametrize("hw", [(5, 4), (300, 301), (224, 500), (100, 90), (225, 223)], ids=str)
@@ -150,7 +147,7 @@ def test_squash_is_a_plain_antialiased_resize():
     pixels = photograph(375, 500)
     window, _ = fit(pixels, Geometry("squash", (100, 224)))
     expected = np.asarray(Image.fromarray(pixels).resize((224, 100), Image.Resampling.BILINEAR))
-    assert np.abs(window.astype(int) - expected).max() <= 1
+    np.testing.assert_array_equal(window, expected)
 
 
 @pytest.mark.parametrize(("hw", "rows"), [((100, 200), (56, 168)), ((101, 199), (55, 169)), ((1, 1000), (111, 112))])
