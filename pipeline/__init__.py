@@ -1,21 +1,29 @@
 """Afterimage shows what convolutional networks have learned, and paints with them, for one image or ten million."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import registry
-from .draw import draw
 from .errors import RefusedError, UsageError
-from .models.zoo import load_model
 
-__all__ = ["RefusedError", "UsageError", "draw", "load_model", "registry"]
+if TYPE_CHECKING:
+    from .drawing import draw
+    from .models.zoo import load_model
+
+__all__ = ["RefusedError", "UsageError", "draw", "load_model"]
+_HOMES = {"draw": ".drawing", "load_model": ".models.zoo"}
 
 
 def __getattr__(name: str) -> Any:
-    """Offer every registered method's class, as in `afterimage.Saliency`, and `afterimage.workflows` on first use."""
+    """Offer the rest on first use: functions, every registered method's class, `afterimage.workflows`."""
     if name == "workflows":
         return importlib.import_module("afterimage.workflows")
-    for method in registry.methods().values():
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name], __name__), name)
+        globals()[name] = value
+        return value
+    from .registry import methods
+
+    for method in methods().values():
         if method.cls.__name__ == name:
             return method.cls
     raise AttributeError(f"module 'afterimage' has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """`python -m afterimage` is the command `afterimage`."""
 
-from afterimage.workflows.cli import main
+from afterimage.workflows.command import main
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,21 @@
 """Methods over data sets: manifests, shards, Dask, pages and the command line."""
 
-from .cluster import serial
-from .run import Summary, run
-from .status import status, verify
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .cluster import serial
+    from .runs import Summary, run
+    from .audit import status, verify
 
 __all__ = ["Summary", "run", "serial", "status", "verify"]
+_HOMES = {"Summary": ".runs", "run": ".runs", "serial": ".cluster", "status": ".audit", "verify": ".audit"}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: starting the command must not wait for torch before its workers begin to import it.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'afterimage.workflows' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name], __name__), name)
+    globals()[name] = value
+    return value

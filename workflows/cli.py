@@ -59,8 +59,8 @@ def command_of(found: Method) -> click.Command:
     def command(paths: tuple[str, ...], as_json: bool, **given: Any) -> int:
         if len(paths) < 2:
             raise click.UsageError(f"expected INPUT… and then OUT, got {' '.join(paths) or 'nothing'}")
-        from .run import as_json as json_of
-        from .run import run
+        from .runs import as_json as json_of
+        from .runs import run
 
         facts = json_of(run(found.verb, paths[:-1], paths[-1], progress=True, **given))
         print(json.dumps(facts) if as_json else _told(facts, given["dry_run"]))
@@ -145,7 +145,7 @@ def list_layers(model: str, weights: str, crop: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print as JSON, one job a line")
 def show_status(out: Path, as_json: bool) -> int:
     """Say how far the jobs of OUT are, from the markers on the disk. Exits with 3 where rows failed."""
-    from .status import status
+    from .audit import status
     from .tables import status_table
 
     jobs = status(out)
@@ -157,7 +157,7 @@ def show_status(out: Path, as_json: bool) -> int:
 @click.argument("out", type=click.Path(path_type=Path))
 def run_verify(out: Path) -> int:
     """Check OUT's files against their markers and its keys against the manifest. Exits with 1 where one differs."""
-    from .status import verify
+    from .audit import verify
 
     faults = verify(out)
     print("\n".join(faults) if faults else f"{out}: every file as committed, every input has its row")
@@ -169,7 +169,7 @@ def run_verify(out: Path) -> int:
 def write_page(out: Path) -> None:
     """Write OUT's page again from its tables."""
     from .pages.write import write_pages
-    from .status import jobs_of
+    from .audit import jobs_of
 
     jobs_of(out)
     print(write_pages(out))

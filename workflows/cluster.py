@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from afterimage.errors import UsageError
 
+from .forks import METHOD
 from .job import hand_over
 from .shards import Commit
 
@@ -19,6 +20,14 @@ Call = tuple[Any, ...]
 Task = Callable[..., Commit]
 # What one worker needs at the least: torch, a network, a batch of activations.
 WORKER_BYTES = 1_500_000_000
+SETTINGS = {
+    "distributed.worker.multiprocessing-method": METHOD,
+    # A worker that computes for long without answering is at work, not lost.
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.admin.tick.limit": "1h",
+    "distributed.comm.timeouts.connect": "60s",
+}
+
 
 
 def serial(task: Task, calls: Iterable[Call], stop: threading.Event) -> Iterator[Commit]:
@@ -83,14 +92,7 @@ def _local_cluster(count: int) -> Iterator[Any]:
     import dask
     from distributed import LocalCluster
 
-    settings = {
-        # A worker that computes for long without answering is at work, not lost.
-        "distributed.scheduler.worker-ttl": None,
-        "distributed.admin.tick.limit": "1h",
-        "distributed.comm.timeouts.connect": "60s",
-        "logging.distributed": "error",
-    }
-    with dask.config.set(settings):
+    with dask.config.set(SETTINGS):
         address = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
         with LocalCluster(n_workers=count, threads_per_worker=1, silence_logs=40, **address) as cluster:
             yield cluster

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from afterimage.draw import draw
+from afterimage.drawing import draw
 from afterimage.models.frozen import frozen
 from afterimage.models.network import Network
 

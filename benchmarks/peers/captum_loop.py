@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def save_pictures(out: Path, folder: Folder, start: int, heatmaps: Tensor, images: Tensor) -> None:
     """Save thumbnail, drawing and overlay; drawn by our function, so that the peer has the same work."""
-    from afterimage.draw import draw
+    from afterimage.drawing import draw
 
     drawn = {"thumbnail": (images * 255).round().byte(), "drawing": draw(heatmaps), "overlay": draw(heatmaps, images)}
     for name, pictures in drawn.items():

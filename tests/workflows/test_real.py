@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from afterimage.draw import smoothed
+from afterimage.drawing import smoothed
 from afterimage.workflows import run, serial, verify
 from afterimage.workflows.rows import heatmap_of
 from tests.workflows.test_run import rows_of

@@ -13,7 +13,7 @@ from torch import Tensor
 from afterimage.models.demo import CATEGORIES, PLANTED
 
 from ..rows import heatmap_of
-from ..run import run
+from ..runs import run
 from ..shards import committed, read_shard
 from ..tables import text_table
 from .pointing import centre_guess, pointing_game

@@ -19,6 +19,7 @@ from afterimage.registry import method
 from . import manifest
 from .cluster import Call, Task, connected, distribute, through
 from .files import locked
+from .forks import warm_up
 from .job import record
 from .pages.write import write_pages
 from .plan import Plan, plan_run
@@ -71,6 +72,8 @@ def run(
     """
     start = time.monotonic()
     settings, options = divided(method(verb), given)
+    if executor is None and settings.scheduler is None and not settings.dry_run:
+        warm_up()
     sources = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     plan = plan_run(method(verb), settings, options, sources, Path(out).absolute(), _say if progress else _hush)
     if settings.dry_run:
