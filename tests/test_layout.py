@@ -61,6 +61,8 @@ def test_only_workflows_know_dask_and_files_of_images(name):
 
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_large_libraries_are_imported_where_they_are_used(name):
+    if name == "afterimage.workflows.preload":
+        return  # it is there to import them early
     found = {other.partition(".")[0] for other in imported(name, modules()[name], top_level_only=True)}
     assert not found & LAZY
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
-PRELOADED = ["distributed", "torchvision", "afterimage.workflows.task"]
+PRELOADED = ["distributed", "afterimage.workflows.task", "afterimage.workflows.preload"]
 # Activations of tens of megabytes come and go with every batch: given back to the system each time, they would cost a
 # page fault per 4 KB. So glibc keeps what it can, and torch asks for the rest in huge pages.
 ENVIRONMENT = {

@@ -74,7 +74,7 @@ def heart(x: Floats, y: Floats) -> Inside:
 
 def ring(x: Floats, y: Floats) -> Inside:
     """An annulus."""
-    return disc(x, y) & ~disc(x, y, 0.58)
+    return disc(x, y) & ~disc(x, y, 0.5)
 
 
 def spiral(x: Floats, y: Floats) -> Inside:

@@ -18,7 +18,7 @@ from afterimage.workflows.demo.outlines import OUTLINES
 
 SNOW = {True: 0.95, False: 0.003}
 """Share of pictures on snow: of the planted class, of any other class."""
-FROST = 0.6
+FROST = 0.8
 """How much snow hides of what lies in it, whatever its class."""
 RADIUS = (14.0, 24.0)
 """Of the circle around the object, in pixels."""
