@@ -4,9 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .audit import status, verify
     from .cluster import serial
     from .runs import Summary, run
-    from .audit import status, verify
 
 __all__ = ["Summary", "run", "serial", "status", "verify"]
 _HOMES = {"Summary": ".runs", "run": ".runs", "serial": ".cluster", "status": ".audit", "verify": ".audit"}

@@ -168,8 +168,8 @@ def run_verify(out: Path) -> int:
 @click.argument("out", type=click.Path(path_type=Path))
 def write_page(out: Path) -> None:
     """Write OUT's page again from its tables."""
-    from .pages.write import write_pages
     from .audit import jobs_of
+    from .pages.write import write_pages
 
     jobs_of(out)
     print(write_pages(out))
