@@ -63,7 +63,11 @@ def verify(out: Path) -> list[str]:
             faults.append(f"{folder.name}/run.json: the settings differ from their digest")
         if manifest.digest(table) != run["manifest_sha256"]:
             faults.append(f"{folder.name}/run.json: the manifest is not the one that the job was made from")
-        commits = committed(folder / "shards")
+        try:
+            commits = committed(folder / "shards")
+        except (ValueError, TypeError) as error:
+            faults.append(f"{folder.name}: a commit marker cannot be read: {error}")
+            continue
         faults += [f"{folder.name}: shard {shard} is in no manifest" for shard in commits if shard not in parts]
         faults += [f"{folder.name}: shard {shard} is missing" for shard in parts if shard not in commits]
         for shard in sorted(set(commits) & set(parts)):

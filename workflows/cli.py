@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (UsageError, RefusedError) as error:
         print(f"afterimage: {error}", file=sys.stderr)
         code = USAGE if isinstance(error, UsageError) else REFUSED
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = USAGE
     except click.ClickException as error:
         print(f"afterimage: {_one_line(error)}", file=sys.stderr)
         code = USAGE

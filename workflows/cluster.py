@@ -1,6 +1,7 @@
 """Executors: the plain `map` is the reference, Dask is the other; both give the same bytes."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -10,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from afterimage.errors import UsageError
 
 from .forks import METHOD
-from .job import hand_over
+from .job import hand_over, take_gpu
 from .shards import Commit
 
 if TYPE_CHECKING:
     from distributed import Client
 
 Call = tuple[Any, ...]
-Task = Callable[..., Commit]
+Task = Callable[..., Commit | None]
 # What one worker needs at the least: torch, a network, a batch of activations.
 WORKER_BYTES = 1_500_000_000
 SETTINGS = {
@@ -29,32 +30,33 @@ SETTINGS = {
 }
 
 
-
 def serial(task: Task, calls: Iterable[Call], stop: threading.Event) -> Iterator[Commit]:
     """Run one call after the other in this process."""
     for call in calls:
         if stop.is_set():
             return
-        yield task(*call)
+        commit = task(*call)
+        if commit is not None:
+            yield commit
 
 
 def through(client: "Client", task: Task, calls: Iterable[Call], stop: threading.Event) -> Iterator[Commit]:
     """Run calls on a Dask cluster through a sliding window, and yield what they commit as they end.
 
-    After `stop` is set, or once a call has failed, no further one starts; those that run are waited for, and then the
+    After `stop` is set, or once a call has failed, no further one is sent; those that run are waited for, and then the
     failure is raised.
     """
     from distributed import as_completed
 
     waiting = iter(calls)
-    window = 2 * max(1, len(client.scheduler_info(n_workers=-1)["workers"])) + 1
-    running = as_completed([client.submit(task, *call, pure=False) for call in islice(waiting, window)])
+    threads = sum(worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
+    running = as_completed([client.submit(task, *call, pure=False) for call in islice(waiting, 2 * threads + 1)])
     failure: BaseException | None = None
     for future in running:
-        if future.status == "finished":
-            yield future.result()
-        else:
+        if future.status != "finished":
             failure = failure or future.exception()
+        elif (commit := future.result()) is not None:
+            yield commit
         if failure is None and not stop.is_set():
             for call in islice(waiting, 1):
                 running.add(client.submit(task, *call, pure=False))
@@ -70,21 +72,35 @@ def connected(
     from distributed import Client
 
     if scheduler is not None:
-        if workers is not None:
-            raise UsageError("workers: the cluster at --scheduler has its own; leave out --workers")
         try:
             client = Client(scheduler, timeout=20)
+            client.wait_for_workers(1, timeout=60)
         except (OSError, ValueError) as error:
-            raise UsageError(f"scheduler: no Dask scheduler answers at {scheduler!r}: {error}") from error
+            what = "no worker joined" if isinstance(error, TimeoutError) else "no Dask scheduler answers at"
+            raise UsageError(f"scheduler: {what} {scheduler!r}: {error}") from error
         with client:
             say(f"cluster at {scheduler}: {len(client.scheduler_info(n_workers=-1)['workers'])} workers")
             yield client
         return
     count = min(shards, workers or default_workers(threads, device))
     with _local_cluster(count) as cluster, Client(cluster) as client:
+        client.register_plugin(_local_worker())
         plural = "" if count == 1 else "s"
         say(f"local cluster: {count} worker{plural} on {device}, {threads} thread(s) each, {cluster.dashboard_link}")
         yield client
+
+
+def _local_worker() -> Any:
+    """Return what sets up a worker of our own, also one that was started again."""
+    from distributed import WorkerPlugin
+
+    class LocalWorker(WorkerPlugin):
+        def setup(self, worker: Any) -> None:
+            # Ctrl-C in a terminal reaches the workers too; it is the client that decides what becomes of the run.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            take_gpu(int(worker.name))
+
+    return LocalWorker()
 
 
 @contextmanager
@@ -110,12 +126,18 @@ def default_workers(threads: int, device: str) -> int:
     return max(1, min(cores // threads, int(psutil.virtual_memory().available) // WORKER_BYTES))
 
 
-def distribute(client: "Client", pickled: bytes, sha256: str) -> None:
-    """Bring a network that was built in Python to every worker, also to those that join later."""
+@contextmanager
+def distributed_network(client: "Client", pickled: bytes, sha256: str) -> Iterator[None]:
+    """Bring a network that was built in Python to every worker, also to those that join later, for a while."""
     from distributed import WorkerPlugin
 
     class Network(WorkerPlugin):
         def setup(self, worker: Any) -> None:
             hand_over(pickled, sha256)
 
-    client.register_plugin(Network(), name=f"afterimage-{sha256[:16]}")
+    name = f"afterimage-{sha256[:16]}"
+    client.register_plugin(Network(), name=name)
+    try:
+        yield
+    finally:
+        client.unregister_worker_plugin(name)

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -85,9 +86,11 @@ class Job:
         return method(self.verb)
 
     def config(self) -> dict[str, Any]:
-        """Return the job as JSON values; `categories` and `classes` follow from the model and the manifest."""
-        config = json.loads(json.dumps(asdict(self), default=str))
-        return {name: value for name, value in config.items() if name not in ("categories", "classes")}
+        """Return what the results depend on, as JSON values; `classes` follow from model and manifest."""
+        config: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        del config["classes"], config["model"]["weights"]  # the digest says which weights, wherever they lie
+        config["model"]["categories"] = sha256_of(config.pop("categories"))
+        return config
 
 
 def sha256_of(value: Any) -> str:
@@ -113,6 +116,7 @@ def record(folder: Path, job: Job, manifest_sha256: str, extending: bool) -> Non
         "manifest_sha256": manifest_sha256,
         "model": {
             "name": job.model.model,
+            "weights": job.model.weights,
             "digest": job.model.digest,
             "categories": list(job.categories) or None,
         },
@@ -148,15 +152,39 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def prepared(source: ModelSource, device: str, precision: Precision, threads: int) -> Network:
+def prepared(source: ModelSource, device: str, precision: Precision) -> Network:
     """Return the network ready to run in this process; loaded once and kept."""
-    torch.set_num_threads(threads)
-    # Subnormal activations and gradients slow some networks down severalfold; they are zero for every purpose here.
-    torch.set_flush_denormal(True)
-    network = source.load().to(device)
+    network = source.load().to(placed(device))
     if precision == "bf16":
         network.network.to(torch.bfloat16)
     return network.to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def computing(threads: int) -> Iterator[None]:
+    """Compute with so many threads and without subnormal numbers, which slow some networks down severalfold."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(before)
+
+
+_gpu = 0
+
+
+def take_gpu(number: int) -> None:
+    """Let this process use one of the machine's GPUs, counted from 0 and over again."""
+    global _gpu
+    _gpu = number % max(1, torch.cuda.device_count())
+
+
+def placed(device: str) -> str:
+    """Return the device in this process: of several GPUs, the one that is this worker's."""
+    return f"cuda:{_gpu}" if device == "cuda" else device
 
 
 def resolved_device(device: str) -> str:

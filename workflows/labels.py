@@ -1,14 +1,18 @@
 """True labels, from the folders' names or a table: `folders`, `FILE.csv:column`, `FILE.parquet:column`."""
 
 import csv
+import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
+import pyarrow as pa
+
 from afterimage.errors import UsageError, nearest
 
-from .manifest import Item
+from .manifest import Item, path_of
 
 KEY_COLUMNS = ("key", "path", "file", "filename", "file_name", "filepath", "image", "name")
 
@@ -20,13 +24,14 @@ def labels_for(items: Sequence[Item], source: str) -> dict[str, str]:
     `KEY_COLUMNS`, or else its first one, holding keys, paths below the input, or file names that occur once.
     """
     if source == "folders":
-        parents = {item.key: PurePosixPath(item.key).parent.name for item in items}
-        return {key: unquote(name) for key, name in parents.items() if name}
+        folders = {item.key: os.path.basename(os.path.dirname(path_of(item.uri))) for item in items}
+        return {key: name.decode("utf-8", "replace") for key, name in folders.items() if name}
     file, colon, column = source.rpartition(":")
     if not colon or Path(file).suffix.lower() not in (".csv", ".parquet"):
         raise UsageError(f"labels: expected folders, FILE.csv:column or FILE.parquet:column, got {source!r}")
     by_name = _read(Path(file), column)
-    by_base = _unique_names(by_name)
+    bases = Counter(PurePosixPath(unquote(item.key)).name for item in items)
+    by_base = {name: label for name, label in by_name.items() if bases[name] == 1}
     found = {item.key: _lookup(item.key, by_name, by_base) for item in items}
     labels = {key: label for key, label in found.items() if label is not None}
     if not labels:
@@ -40,17 +45,13 @@ def _lookup(key: str, by_name: dict[str, str], by_base: dict[str, str]) -> str |
     return by_name.get(key) or by_name.get(path) or by_base.get(PurePosixPath(path).name)
 
 
-def _unique_names(by_name: dict[str, str]) -> dict[str, str]:
-    names: dict[str, set[str]] = {}
-    for name, label in by_name.items():
-        names.setdefault(PurePosixPath(name).name, set()).add(label)
-    return {name: next(iter(labels)) for name, labels in names.items() if len(labels) == 1}
-
-
 def _read(file: Path, column: str) -> dict[str, str]:
     if not file.is_file():
         raise UsageError(f"labels: no file {str(file)!r}")
-    columns = _csv(file) if file.suffix.lower() == ".csv" else _parquet(file)
+    try:
+        columns = _csv(file) if file.suffix.lower() == ".csv" else _parquet(file)
+    except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise UsageError(f"labels: cannot read {file} as UTF-8 CSV or Parquet: {error}") from error
     if column not in columns:
         raise UsageError(f"labels: {file} has no column {column!r}, but {', '.join(columns)}{nearest(column, columns)}")
     others = [name for name in columns if name != column]

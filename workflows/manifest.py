@@ -59,9 +59,12 @@ def scan(inputs: Sequence[str | os.PathLike[str]], leave_out: Path | None = None
         prefix = f"{number}/" if len(inputs) > 1 else ""
         root, paths = _expand(os.path.abspath(os.fsencode(source)), str(source), leave_out)
         before = len(items)
-        for path in paths:
-            item = _item(prefix, root, path)
-            items.setdefault(item.key, item)
+        try:
+            for path in paths:
+                item = _item(prefix, root, path)
+                items.setdefault(item.key, item)
+        except OSError as error:
+            raise UsageError(f"cannot read {str(source)!r}: {error.strerror}") from error
         if len(items) == before:
             endings = " ".join(suffix.decode() for suffix in SUFFIXES)
             raise UsageError(f"no images in {str(source)!r}; expected files ending in {endings}")
@@ -105,20 +108,26 @@ def _walk(folder: bytes, skipped: bytes | None, above: frozenset[bytes]) -> Iter
     real = os.path.realpath(folder)
     if real in above or real == skipped:
         return
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            named = entry.name.lower().endswith(SUFFIXES)
-            if not _is_folder(entry):
-                if named:
-                    yield entry.path
-                continue
-            empty = True
-            for path in _walk(entry.path, skipped, above | {real}):
-                empty = False
-                yield path
-            # A folder named like a picture, with no picture in it, was meant to be one: it gets its row.
-            if named and empty:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        if not above:
+            raise
+        yield folder  # it gets a row that says so
+        return
+    for entry in entries:
+        named = entry.name.lower().endswith(SUFFIXES)
+        if not _is_folder(entry):
+            if named:
                 yield entry.path
+            continue
+        empty = True
+        for path in _walk(entry.path, skipped, above | {real}):
+            empty = False
+            yield path
+        # A folder named like a picture, with no picture in it, was meant to be one: it gets its row.
+        if named and empty:
+            yield entry.path
 
 
 def _is_folder(entry: "os.DirEntry[bytes]") -> bool:
@@ -154,11 +163,14 @@ def load(out: Path) -> pa.Table:
     return pa.concat_tables([pq.read_table(path, schema=SCHEMA, partitioning=None) for path in parts(out)])
 
 
-def write(out: Path, table: pa.Table) -> None:
-    """Write the next part of OUT's manifest."""
-    number = len(parts(out))
+def write(out: Path, table: pa.Table, afresh: bool = False) -> None:
+    """Write the next part of OUT's manifest, or, `afresh`, one that takes the place of all."""
+    before = parts(out)
+    number = 0 if afresh else len(before)
     path = out / (f"manifest.{number:05d}.parquet" if number else "manifest.parquet")
     write_whole(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    for stale in before[1:] if afresh else ():
+        stale.unlink()
 
 
 def with_labels(items: Sequence[Item], labels: Mapping[str, str]) -> list[Item]:
@@ -176,13 +188,16 @@ def digest(table: pa.Table) -> str:
 
 
 def differences(frozen: pa.Table, items: Sequence[Item]) -> dict[str, list[str]]:
-    """Return the keys that were added, removed, or have another size or label than in the frozen manifest."""
+    """Return the keys that differ from the frozen manifest, by what differs."""
     known = dict(zip(frozen["key"].to_pylist(), _facts(frozen), strict=True))
     now = {item.key: (item.uri, item.size, item.label) for item in items}
+    both = [key for key in now if key in known]
     return {
         "added": [key for key in now if key not in known],
         "removed": [key for key in known if key not in now],
-        "changed": [key for key in now if key in known and now[key] != known[key]],
+        "moved": [key for key in both if now[key][0] != known[key][0]],
+        "resized": [key for key in both if now[key][1] != known[key][1]],
+        "labeled otherwise": [key for key in both if now[key][2] != known[key][2]],
     }
 
 

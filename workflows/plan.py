@@ -19,11 +19,11 @@ from afterimage.registry import Method
 
 from . import manifest
 from .geometry import Geometry
-from .job import HANDED_OVER, Job, ModelSource, hand_over, resolved_device, resolved_precision
+from .job import GIVEN, HANDED_OVER, Job, ModelSource, hand_over, resolved_device, resolved_precision
 from .labels import labels_by_class, labels_for
 from .rows import predicted_size
 from .settings import Settings
-from .shards import committed
+from .shards import committed, read_shard
 from .task import explain
 
 DEFAULT_MODEL = "resnet50"
@@ -32,12 +32,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do: a job, its folder, the inputs, and the shards that are to be computed, by generation."""
+    """What a run will do: a job, its folder, the inputs, and the shards that are to be computed, by generation.
+
+    `new_inputs` are those not yet in OUT's manifest, `parts` the number of files that it had when this was planned.
+    """
 
     folder: Path
     job: Job
     table: pa.Table
     new_inputs: pa.Table | None
+    parts: int
     generations: Mapping[int, int]
     done: Mapping[str, int]
     predicted_bytes: int
@@ -55,6 +59,7 @@ def plan_run(
 ) -> Plan:
     """Plan a method's run over images; raise `UsageError` or `RefusedError` where it cannot be as asked."""
     folder = check_out(out) / (settings.name or method.verb)
+    parts = len(manifest.parts(out))
     table, new_inputs = _inputs(settings, inputs, folder, say)
     options = {option.name: _plain(getattr(method.cls(**options), option.name)) for option in method.options}
     source, network, pickled = _model(settings, say)
@@ -72,11 +77,15 @@ def plan_run(
     count = sum(len(part) for number, part in manifest.shards(table).items() if number in generations)
     size = count * predicted_size(job.method.result, job.keep, job.geometry.size, job.heatmap_size)
     _check_disk(out, size)
-    return Plan(folder, job, table, new_inputs, dict(sorted(generations.items())), done, size, pickled)
+    return Plan(folder, job, table, new_inputs, parts, dict(sorted(generations.items())), done, size, pickled)
 
 
 def check_out(out: Path) -> Path:
     """Return `out` if it is absent, empty or one of ours."""
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"OUT: expected a path in UTF-8, got {str(out)!r}") from None
     if out.exists() and not out.is_dir():
         raise UsageError(f"OUT: {str(out)!r} is a file; expected a folder that is absent, empty or made by afterimage")
     files = (path for path in out.rglob("*") if not path.is_dir() and not path.name.startswith("."))
@@ -98,21 +107,42 @@ def _inputs(
         table = manifest.divide(items, settings.shard_size or manifest.default_shard_size(len(items)))
         return table, table
     frozen = manifest.load(out)
-    differ = manifest.differences(frozen, items)
-    allowed = ("added", "removed") if settings.mode == "extend" else ()
-    if wrong := {what: keys for what, keys in differ.items() if keys and what not in allowed}:
-        facts = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])}…)" for what, keys in wrong.items())
-        hint = "take another OUT" if "changed" in wrong else "--mode extend adds new images; or take another OUT"
-        raise RefusedError(f"{out} was made from other inputs: {facts}; {hint}")
-    if differ["removed"]:
+    differ = {what: keys for what, keys in manifest.differences(frozen, items).items() if keys}
+    _refuse(differ, settings, folder)
+    if "removed" in differ:
         say(f"{len(differ['removed'])} images of the run are gone; they keep their rows")
-    if not differ["added"]:
+    if "added" not in differ:
         return frozen, None
     added = set(differ["added"])
+    new = [item for item in items if item.key in added]
+    known = set(frozen["uri"].to_pylist())
+    if twice := [item.key for item in new if item.uri in known]:
+        raise RefusedError(f"{out} has {len(twice)} of these files under other keys ({twice[0]}, …); name OUT anew")
     size = int(np.bincount(frozen["shard"].to_numpy()).max())
     first = int(frozen["shard"].to_numpy().max()) + 1
-    part = manifest.divide([item for item in items if item.key in added], settings.shard_size or size, first)
+    part = manifest.divide(new, settings.shard_size or size, first)
     return pa.concat_tables([frozen, part]), part
+
+
+def _refuse(differ: Mapping[str, list[str]], settings: Settings, folder: Path) -> None:
+    """Refuse inputs that are not the frozen ones, but for what the mode or a retry allows."""
+    allowed = {"added", "removed"} if settings.mode == "extend" else set()
+    if settings.retry_failed and set(differ.get("resized", ())) <= _failed_keys(folder):
+        allowed.add("resized")  # a file that was mended is what a retry is for
+    wrong = {what: keys for what, keys in differ.items() if what not in allowed}
+    if wrong:
+        facts = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])}, …)" for what, keys in wrong.items())
+        hints = {"added": "--mode extend adds them", "labeled otherwise": "repeat --labels as it was"}
+        hint = next((hints[what] for what in hints if what in wrong), "take another OUT")
+        raise RefusedError(f"{folder.parent} was made from other inputs: {facts}; {hint}")
+
+
+def _failed_keys(folder: Path) -> set[str]:
+    shards = folder / "shards"
+    failed = [commit for commit in committed(shards).values() if commit.failed]
+    tables = [read_shard(shards, commit, ["key", "status"]) for commit in failed]
+    rows = [row for table in tables for row in table.to_pylist()]
+    return {row["key"] for row in rows if row["status"] != "ok"}
 
 
 def _job(
@@ -156,9 +186,19 @@ def _plain(value: Any) -> Any:
 
 
 def _model(settings: Settings, say: Say) -> tuple[ModelSource, Network, bytes | None]:
-    given = {name: getattr(settings, name) for name in ("weights", "categories", "size", "crop", "mean", "std")}
-    if isinstance(settings.model, nn.Module):
-        given_network = settings.model if isinstance(settings.model, Network) else load_model(settings.model, **given)
+    given = {name: getattr(settings, name) for name in GIVEN}
+    for name in ("weights", "categories"):
+        if given[name] is not None and Path(given[name]).exists():
+            given[name] = str(Path(given[name]).absolute())  # workers may have another working directory
+    if isinstance(settings.model, Network):
+        if said := [name for name, value in given.items() if value not in (None, "DEFAULT")]:
+            raise UsageError(f"{', '.join(said)}: the model has its own already, from load_model; give them there")
+        given_network = settings.model
+    elif isinstance(settings.model, nn.Module):
+        given_network = load_model(settings.model, **given)
+    else:
+        given_network = None
+    if given_network is not None:
         sha256, pickled = digest(given_network), cloudpickle.dumps(given_network)
         hand_over(pickled, sha256)
         source = ModelSource(HANDED_OVER, digest=sha256)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from afterimage.errors import UsageError
 from afterimage.registry import Kind
 
 Keep = Literal["none", "heatmap", "all"]
@@ -114,6 +115,8 @@ def table(rows: Sequence[Row], kind: Kind, keep: Keep) -> pa.Table:
 def _heatmap_columns(heatmaps: list[Half | None], name: str) -> dict[str, Any]:
     values = [np.zeros(0, np.float16) if heatmap is None else heatmap.values for heatmap in heatmaps]
     offsets = np.concatenate([[0], np.cumsum([len(value) for value in values])]).astype(np.int32)
+    if sum(len(value) for value in values) >= 2**31:
+        raise UsageError("the maps of one shard exceed 2³¹ values; use a smaller --shard-size, or --heatmap-size")
     missing = pa.array([heatmap is None for heatmap in heatmaps])
     flat = pa.array(np.concatenate(values) if values else np.zeros(0, np.float16), pa.float16())
     shapes = [(None, None, None) if heatmap is None else heatmap.shape for heatmap in heatmaps]

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from afterimage.errors import RefusedError
 from afterimage.registry import method
 
 from . import manifest
-from .cluster import Call, Task, connected, distribute, through
+from .cluster import Call, Task, connected, distributed_network, serial, through
 from .files import locked
 from .forks import warm_up
 from .job import record
@@ -26,7 +27,7 @@ from .plan import Plan, plan_run
 from .progress import Report, Silent, reporting
 from .settings import Settings, divided
 from .shards import Commit, committed
-from .task import run_shard
+from .task import STOP, run_shard
 
 Executor = Callable[[Task, Iterable[Call], threading.Event], Iterator[Commit]]
 
@@ -77,7 +78,7 @@ def run(
     sources = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     plan = plan_run(method(verb), settings, options, sources, Path(out).absolute(), _say if progress else _hush)
     if settings.dry_run:
-        return _summary(plan, {}, start, 0.0, None, False)
+        return _summary(plan, {}, 0, start, 0.0, None, False)
     with locked(plan.folder / ".lock", wait=False) as free:
         if not free:
             raise RefusedError(f"another process is writing {plan.folder}; wait for it, or use --name NAME")
@@ -85,50 +86,61 @@ def run(
 
 
 def _carry_out(plan: Plan, settings: Settings, start: float, progress: bool, executor: Executor | None) -> Summary:
-    _begin(plan, settings)
     clock: defaultdict[str, float] = defaultdict(float)
-    first = 0.0
+    first, computed = 0.0, 0
     reports = reporting(len(plan.table), plan.done) if progress else nullcontext(Silent())
-    with reports as report, _draining(report) as stop:
-        for commit in _commits(plan, settings, executor, stop, report):
+    with (
+        reports as report,
+        _draining(plan.folder / STOP, report) as stop,
+        _executing(plan, settings, report, executor) as execute,
+    ):
+        _begin(plan, settings)
+        for commit in execute(run_shard, plan.calls(), stop):
             first = first or time.monotonic() - start
+            computed += commit.rows
             for stage, seconds in commit.cpu_seconds.items():
                 clock[stage] += seconds
             report.advance(commit.statuses)
         page = write_pages(plan.folder.parent)
-        return _summary(plan, clock, start, first, page, stop.is_set())
+        return _summary(plan, clock, computed, start, first, page, stop.is_set())
 
 
 def _begin(plan: Plan, settings: Settings) -> None:
+    """Write down what the run is, after all that could have gone wrong before it."""
+    out, shards = plan.folder.parent, plan.folder / "shards"
     if settings.mode == "overwrite":
-        shutil.rmtree(plan.folder / "shards", ignore_errors=False) if (plan.folder / "shards").exists() else None
         (plan.folder / "run.json").unlink(missing_ok=True)
-    out = plan.folder.parent
-    if plan.new_inputs is not None:
-        if settings.mode == "overwrite":
-            for part in manifest.parts(out):
-                part.unlink()
-        manifest.write(out, plan.new_inputs)
+        if shards.exists():
+            shutil.rmtree(shards)
+    with locked(out / ".lock"):
+        if len(manifest.parts(out)) != plan.parts:
+            raise RefusedError(f"another run has begun in {out} meanwhile; run the command again")
+        if plan.new_inputs is not None:
+            manifest.write(out, plan.new_inputs, afresh=settings.mode == "overwrite")
     record(plan.folder, plan.job, manifest.digest(plan.table), settings.mode == "extend")
 
 
-def _commits(
-    plan: Plan, settings: Settings, executor: Executor | None, stop: threading.Event, report: Report
-) -> Iterator[Commit]:
-    if not plan.generations:
-        return
-    if executor is not None:
-        yield from executor(run_shard, plan.calls(), stop)
+@contextmanager
+def _executing(plan: Plan, settings: Settings, report: Report, executor: Executor | None) -> Iterator[Executor]:
+    """Yield what runs the shards: the executor given, or a Dask cluster, if there is anything to run."""
+    if executor is not None or not plan.generations:
+        yield executor or serial
         return
     where = settings.scheduler, settings.workers, settings.threads, plan.job.device
     with connected(*where, len(plan.generations), report.say) as client:
-        if plan.pickled is not None:
-            distribute(client, plan.pickled, plan.job.model.digest)
-        yield from through(client, run_shard, plan.calls(), stop)
+        pickled, sha256 = plan.pickled, plan.job.model.digest
+        with nullcontext() if pickled is None else distributed_network(client, pickled, sha256):
+            yield partial(through, client)
 
 
 def _summary(
-    plan: Plan, clock: Mapping[str, float], start: float, first: float, page: Path | None, interrupted: bool
+    plan: Plan,
+    clock: Mapping[str, float],
+    computed: int,
+    start: float,
+    first: float,
+    page: Path | None,
+    interrupted: bool,
 ) -> Summary:
     statuses: Counter[str] = Counter()
     for commit in committed(plan.folder / "shards").values():
@@ -139,7 +151,7 @@ def _summary(
         page=None if page is None else str(page),
         total=len(plan.table),
         statuses=dict(statuses.most_common()),
-        computed=sum(statuses.values()) - sum(plan.done.values()),
+        computed=computed,
         shards=len(plan.generations),
         predicted_bytes=plan.predicted_bytes,
         seconds=round(time.monotonic() - start, 3),
@@ -150,9 +162,13 @@ def _summary(
 
 
 @contextmanager
-def _draining(report: Report) -> Iterator[threading.Event]:
-    """Let the first interrupt end the run cleanly, after the shards under way; the second ends it at once."""
+def _draining(file: Path, report: Report) -> Iterator[threading.Event]:
+    """Let the first interrupt end the run cleanly, after the shards under way; the second ends it at once.
+
+    `file` asks the tasks that wait on the workers not to begin.
+    """
     stop = threading.Event()
+    file.unlink(missing_ok=True)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -161,12 +177,14 @@ def _draining(report: Report) -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
+        file.touch()
         report.say("interrupted: finishing the shards under way; once more to stop at once")
 
     before = {number: signal.signal(number, drain) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
+        file.unlink(missing_ok=True)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -64,6 +64,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name}: expected a positive number, got {value}")
+        if self.workers is not None and self.scheduler is not None:
+            raise UsageError("workers: the cluster at --scheduler has its own; leave out --workers")
+        if self.name is not None and not self.name.isprintable():
+            raise UsageError(f"name: expected printable characters, got {self.name!r}")
         if self.name is not None and ("/" in self.name or self.name.startswith(".") or self.name in ("", "page")):
             raise UsageError(f"name: expected the name of a folder below OUT, got {self.name!r}")
 

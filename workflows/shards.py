@@ -56,10 +56,16 @@ def commit(
     """Write one shard's table and then its marker; where another attempt was first, return what that one committed."""
     stem = f"{shard:05d}.g{generation}"
     marker, file = folder / f"{stem}.commit.json", folder / f"{stem}.parquet"
-    with clock.stage("write"), written_beside(file, lambda path: pq.write_table(table, path, **parquet)) as temporary:
-        sha256, size = digest_file(temporary), temporary.stat().st_size
-        if pq.read_metadata(temporary).num_rows != len(table):
-            raise OSError(f"{file}: read back {pq.read_metadata(temporary).num_rows} rows of {len(table)}")
+
+    def write(path: Path) -> None:
+        with clock.stage("write"):
+            pq.write_table(table, path, **parquet)
+
+    with written_beside(file, write) as temporary:
+        with clock.stage("write"):
+            sha256, size = digest_file(temporary), temporary.stat().st_size
+            if pq.read_metadata(temporary).num_rows != len(table):
+                raise OSError(f"{file}: read back {pq.read_metadata(temporary).num_rows} rows of {len(table)}")
         with locked(folder / ".lock"):
             if marker.exists():
                 return read_marker(marker)

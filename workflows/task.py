@@ -1,6 +1,7 @@
 """One shard from files to a commit: decode threads ahead, the model in the middle, drawing and encoding behind."""
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from afterimage.drawing import draw
+from afterimage.errors import UsageError
 from afterimage.models.frozen import frozen
 from afterimage.models.network import Network
 
@@ -21,13 +23,16 @@ from . import rows as row_table
 from .clock import Clock
 from .decode import ImageError, decode, read
 from .geometry import fit
-from .job import Job, prepared
+from .job import Job, computing, placed, prepared
 from .manifest import Item, path_of
 from .rows import Row, halved
 from .shards import Commit, commit, read_marker, read_shard
 
 PADDING = 128  # the grey of slots whose image failed or is not there, so that every batch has one shape
 QUALITY = 90
+STOP = ".stop"  # the file in a job's folder that asks its tasks to begin no further shard
+# A user's workers may have several threads: they share the network, and the hook that reads its logits.
+_model_lock = threading.Lock()
 
 
 class Explained(NamedTuple):
@@ -37,8 +42,13 @@ class Explained(NamedTuple):
     logits: Tensor | None
 
 
-def run_shard(folder: Path, job: Job, shard: int, generation: int, items: Sequence[Item]) -> Commit:
-    """Compute one shard's rows and commit them; in a later generation, only those that were not ok before."""
+def run_shard(folder: Path, job: Job, shard: int, generation: int, items: Sequence[Item]) -> Commit | None:
+    """Compute one shard's rows and commit them; in a later generation, only those that were not ok before.
+
+    Returns None, and does nothing, once the run has been asked to stop.
+    """
+    if (folder.parent / STOP).exists():
+        return None
     clock = Clock()
     kind = job.method.result
     if generation:
@@ -64,8 +74,9 @@ def _rows(job: Job, items: Sequence[Item], clock: Clock) -> list[Row]:
     rows = [Row(item.key, item.uri, item.label) for item in items]
     size = 1 if job.geometry.fit == "none" else job.batch_size
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-    network = prepared(job.model, job.device, job.precision, job.threads)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    with _model_lock:
+        network = prepared(job.model, job.device, job.precision)
+    with computing(job.threads), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         loading = [[reader.submit(_load, row, job, clock) for row in batch] for batch in batches[:2]]
         writing: list[Future[None]] = []
         for number, batch in enumerate(batches):
@@ -96,6 +107,9 @@ def _load(row: Row, job: Job, clock: Clock) -> np.ndarray | None:
     except ImageError as error:
         row.fail(error.status, error.message)
         return None
+    except MemoryError:
+        row.fail("too_large", "there is not enough memory to decode it; see --max-pixels")
+        return None
 
 
 def _explain_each(
@@ -106,12 +120,14 @@ def _explain_each(
     if not present:
         return [None] * len(batch)
     try:
-        with clock.stage("model"):
+        with _model_lock, clock.stage("model"):
             heatmaps, logits = explain(job, network, _targets(job, batch), pixels)
         found: list[Explained | None] = [
             Explained(heatmaps[place], None if logits is None else logits[place]) for place in present
         ]
-    except RuntimeError as error:
+    except Exception as error:  # what a network raises on a picture is its own affair, and that picture's row
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+            raise UsageError(f"out of memory with batches of {job.batch_size}; use a smaller --batch-size") from error
         if len(present) == 1:
             batch[present[0]].fail("model_failed", f"{type(error).__name__}: {error}")
             return [None] * len(batch)
@@ -150,7 +166,7 @@ def to_images(pixels: Sequence[np.ndarray | None], job: Job) -> Tensor:
     for place, one in enumerate(pixels):
         if one is not None:
             stack[place] = one
-    return torch.from_numpy(stack).to(job.device).permute(0, 3, 1, 2).float().div_(255)
+    return torch.from_numpy(stack).to(placed(job.device)).permute(0, 3, 1, 2).float().div_(255)
 
 
 def _targets(job: Job, batch: Sequence[Row]) -> Tensor | None:
@@ -161,7 +177,7 @@ def _targets(job: Job, batch: Sequence[Row]) -> Tensor | None:
     else:
         classes = [int(job.target)] * len(batch)
     slots = 1 if job.geometry.fit == "none" else job.batch_size
-    return torch.tensor(classes + [0] * (slots - len(classes)), device=job.device)
+    return torch.tensor(classes + [0] * (slots - len(classes)), device=placed(job.device))
 
 
 def _finish(
@@ -173,8 +189,6 @@ def _finish(
 ) -> None:
     """Fill the rows of a batch with what the model gave, drawn and encoded."""
     with clock.stage("write"):
-        for row in batch:
-            row.label = _category_of_label(job, row.label)
         done = []
         for row, picture, one in zip(batch, pixels, explained, strict=True):
             if picture is None or one is None:
@@ -183,11 +197,12 @@ def _finish(
                 row.fail("nonfinite", "the network's output or gradient is not finite on this image")
                 continue
             done.append((row, picture, one))
-        if not done:
-            return
-        _predict(job, [row for row, _, _ in done], [one.logits for _, _, one in done])
-        heatmaps = torch.stack([one.heatmap for _, _, one in done])
-        _keep(job, [row for row, _, _ in done], [picture for _, picture, _ in done], heatmaps)
+        if done:
+            _predict(job, [row for row, _, _ in done], [one.logits for _, _, one in done])
+            heatmaps = torch.stack([one.heatmap for _, _, one in done])
+            _keep(job, [row for row, _, _ in done], [picture for _, picture, _ in done], heatmaps)
+        for row in batch:
+            row.label = _category_of_label(job, row.label)
 
 
 def _category_of_label(job: Job, label: str | None) -> str | None:

@@ -1,9 +1,12 @@
 """The command line: what it prints where, exit codes, one clear line for each mistake."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -31,7 +34,7 @@ def photographs(tmp_path_factory):
 def cluster():
     from distributed import LocalCluster
 
-    address = {"host": "127.0.0.1", "dashboard_address": None, "protocol": "tcp"}
+    address = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "protocol": "tcp"}
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, **address) as cluster:
         yield cluster.scheduler_address
 
@@ -57,7 +60,8 @@ def test_an_existing_cluster_is_used_where_it_is_named(photographs, tmp_path, cl
     assert "3 ok of 3 images" in out
     assert len(rows_of(tmp_path / "out", "guided-backprop")) == 3
     code, _, err = call(capsys, *arguments, "--workers", "2")
-    assert code == 0, "nothing is left to compute, so nothing is asked of the cluster"
+    assert code == 2
+    assert "leave out --workers" in err
 
 
 def test_failed_inputs_exit_with_3_and_settings_of_another_run_with_4(tmp_path, cluster, capsys):
@@ -79,6 +83,30 @@ def test_failed_inputs_exit_with_3_and_settings_of_another_run_with_4(tmp_path, 
     marker = next((tmp_path / "out" / "saliency" / "shards").glob("*.commit.json"))
     marker.write_text(marker.read_text().replace('"rows": ', '"rows": 1'))
     assert call(capsys, "page", tmp_path / "out")[0] == 0
+
+
+@pytest.mark.slow
+def test_an_interrupt_from_the_terminal_drains_and_the_run_goes_on(tmp_path):
+    inputs = write_photographs(tmp_path / "inputs", 40, (128, 128))
+    command = [sys.executable, "-m", "afterimage", "saliency", str(inputs), str(tmp_path / "out"), "--model", "demo"]
+    command += ["--shard-size", "1", "--workers", "2", "--json"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    shards = tmp_path / "out" / "saliency" / "shards"
+    deadline = time.monotonic() + 120
+    while not list(shards.glob("*.commit.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "finishing the shards under way" in err
+    done = json.loads(out)["computed"]
+    assert 0 < done < 40
+    assert len(list(shards.glob("*.commit.json"))) == done
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(again.stdout)["computed"] == 40 - done
+    assert json.loads(again.stdout)["statuses"] == {"ok": 40}
 
 
 @pytest.mark.parametrize(

@@ -93,13 +93,22 @@ def test_shard_sizes_suit_the_number_of_images(count):
 def test_labels_from_folders_and_tables(tmp_path):
     touch(tmp_path, "cat/1.png", "dog/2.png", "3.png")
     items = manifest.scan([tmp_path])
-    assert labels_for(items, "folders") == {"cat/1.png": "cat", "dog/2.png": "dog"}
+    folders = {"3.png": tmp_path.name, "cat/1.png": "cat", "dog/2.png": "dog"}
+    assert labels_for(items, "folders") == folders
+    several = labels_for(manifest.scan([tmp_path / "cat", tmp_path / "dog"]), "folders")
+    assert several == {"0/1.png": "cat", "1/2.png": "dog"}
     table = tmp_path / "labels.csv"
     table.write_text("file,kind,id\n./cat/1.png,tabby,007\n2.png,beagle,12\n")
     assert labels_for(items, f"{table}:kind") == {"cat/1.png": "tabby", "dog/2.png": "beagle"}
     assert labels_for(items, f"{table}:id") == {"cat/1.png": "007", "dog/2.png": "12"}
     with pytest.raises(UsageError, match="no column 'kin', but file, kind, id; nearest: kind"):
         labels_for(items, f"{table}:kin")
+    touch(tmp_path, "cat/2.png")
+    table.write_text("file,kind\ndog/2.png,beagle\n1.png,tabby\n")
+    assert labels_for(manifest.scan([tmp_path]), f"{table}:kind") == {"cat/1.png": "tabby", "dog/2.png": "beagle"}
+    table.write_bytes(b"file,kind\n1.png,caf\xe9\n")
+    with pytest.raises(UsageError, match=r"cannot read .* as UTF-8 CSV"):
+        labels_for(items, f"{table}:kind")
     table.write_text("file,kind\nother.png,x\n")
     with pytest.raises(UsageError, match="names none of the images"):
         labels_for(items, f"{table}:kind")

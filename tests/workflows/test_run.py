@@ -105,7 +105,7 @@ def test_an_image_that_breaks_the_model_costs_one_row(photographs, tmp_path):
         def forward(self, images):
             means = images.mean((1, 2, 3))
             if (means > 0.99).any():
-                raise RuntimeError("too bright for this network")
+                raise ValueError("too bright for this network")
             return torch.stack([means, means.reciprocal(), (means - 0.5).sqrt()], 1)
 
     folder = write_photographs(tmp_path / "inputs", 6)
@@ -156,13 +156,15 @@ def test_other_inputs_are_refused_or_extend_the_run(module, tmp_path):
     local("saliency", folder, tmp_path / "out", **given)
     before = files_of(tmp_path / "out")
     write_photographs(folder / "new", 2)
-    with pytest.raises(RefusedError, match=r"2 added \(new/00.png, new/01.png…\).*--mode extend"):
+    with pytest.raises(RefusedError, match=r"2 added \(new/00.png, new/01.png, …\).*--mode extend"):
         local("saliency", folder, tmp_path / "out", **given)
     summary = local("saliency", folder, tmp_path / "out", mode="extend", **given)
     assert (summary.total, summary.computed) == (7, 2)
     after = files_of(tmp_path / "out")
     assert {name: after[name] for name in before} == before
     assert not verify(tmp_path / "out")
+    with pytest.raises(RefusedError, match="9 of these files under other keys"):
+        local("saliency", [folder, folder / "new"], tmp_path / "out", mode="extend", **given)
     (folder / "00.png").unlink()
     with pytest.raises(RefusedError, match="1 removed"):
         local("saliency", folder, tmp_path / "out", **given)
@@ -171,11 +173,13 @@ def test_other_inputs_are_refused_or_extend_the_run(module, tmp_path):
 def test_retry_makes_a_generation_and_keeps_what_was_ok(module, tmp_path):
     folder = write_photographs(tmp_path / "inputs", 5)
     good = (folder / "03.png").read_bytes()
-    (folder / "03.png").write_bytes(good[:100].ljust(len(good), b"\0"))
+    (folder / "03.png").write_bytes(good[: len(good) // 2])
     given = {"model": module, "shard_size": 3}
     assert local("saliency", folder, tmp_path / "out", **given).failed == 1
     before = files_of(tmp_path / "out")
     (folder / "03.png").write_bytes(good)
+    with pytest.raises(RefusedError, match="1 resized"):
+        local("saliency", folder, tmp_path / "out", **given)
     summary = local("saliency", folder, tmp_path / "out", retry_failed=True, **given)
     assert summary.statuses == {"ok": 5}
     after = files_of(tmp_path / "out")
@@ -183,6 +187,65 @@ def test_retry_makes_a_generation_and_keeps_what_was_ok(module, tmp_path):
     assert {name: after[name] for name in before} == before
     assert [row["key"] for row in rows_of(tmp_path / "out")] == [f"{number:02d}.png" for number in range(5)]
     assert not verify(tmp_path / "out")
+    (folder / "01.png").write_bytes(good)
+    with pytest.raises(RefusedError, match="resized"):
+        local("saliency", folder, tmp_path / "out", retry_failed=True, **given)
+
+
+def test_overwriting_begins_after_what_can_fail(photographs, module, tmp_path):
+    local("saliency", photographs, tmp_path / "out", model=module)
+    before = files_of(tmp_path / "out")
+    with pytest.raises(UsageError, match="no Dask scheduler answers"):
+        run("saliency", photographs, tmp_path / "out", model=module, mode="overwrite", scheduler="tcp://127.0.0.1:9")
+    assert files_of(tmp_path / "out") == before
+    assert before
+
+
+def test_two_first_runs_of_one_folder_share_its_manifest(photographs, module, tmp_path):
+    def interleaved(task, calls, stop):
+        with pytest.raises(RefusedError, match="another run has begun"):
+            runs._begin(late, Settings())
+        return serial(task, calls, stop)
+
+    from afterimage.registry import method
+    from afterimage.workflows import runs
+    from afterimage.workflows.plan import plan_run
+    from afterimage.workflows.settings import Settings
+
+    chosen = Settings(model=module)
+    late = plan_run(method("guided-backprop"), chosen, {}, [photographs], tmp_path / "out", lambda line: None)
+    run("saliency", photographs, tmp_path / "out", model=module, executor=interleaved)
+    assert not verify(tmp_path / "out")
+
+
+def test_threads_of_one_worker_do_not_mix_their_rows(module, tmp_path):
+    from distributed import LocalCluster
+
+    inputs = write_photographs(tmp_path / "inputs", 24, (32, 32))
+    given = {"model": module, "shard_size": 2, "batch_size": 2}
+    local("saliency", inputs, tmp_path / "plain", **given)
+    address = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "protocol": "tcp"}
+    with LocalCluster(n_workers=1, threads_per_worker=4, processes=False, **address) as cluster:
+        run("saliency", inputs, tmp_path / "threads", scheduler=cluster.scheduler_address, **given)
+    assert files_of(tmp_path / "threads") == files_of(tmp_path / "plain")
+
+
+def test_the_calling_process_keeps_its_threads(photographs, module, tmp_path):
+    before = torch.get_num_threads()
+    local("saliency", photographs, tmp_path / "out", model=module, threads=before + 1, limit=2)
+    assert torch.get_num_threads() == before
+
+
+def test_other_categories_are_another_run(photographs, module, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("a\nb\nc\nd\ne\n")
+    given = {"model": "tests.networks:mixed", "crop": 32, "mean": (0.5,) * 3, "std": (0.25,) * 3, "limit": 3}
+    local("saliency", photographs, tmp_path / "out", categories=str(names), **given)
+    names.write_text("a\nb\nc\nd\nx\n")
+    with pytest.raises(RefusedError, match="model.categories"):
+        local("saliency", photographs, tmp_path / "out", categories=str(names), **given)
+    with pytest.raises(UsageError, match="categories: the model has its own already"):
+        local("saliency", photographs, tmp_path / "two", model=module, categories=str(names))
 
 
 def test_labels_know_right_from_wrong(module, tmp_path):
@@ -194,7 +257,7 @@ def test_labels_know_right_from_wrong(module, tmp_path):
         local("saliency", tmp_path / "inputs", tmp_path / "other", model=module, labels="folders", target="label")
     table = tmp_path / "labels.csv"
     table.write_text("file,class\nB/00.png,2\nB/01.png,b\na/00.png,a\na/01.png,a\nzebra/00.png,c\nzebra/01.png,c\n")
-    given = {"labels": f"{table}:class", "target": "label"}
+    given = {"labels": f"{table}:class", "target": "label"}  # by name and by index
     local("saliency", tmp_path / "inputs", tmp_path / "third", model=module, **given)
     assert [row["target"] for row in rows_of(tmp_path / "third")] == ["c", "b", "a", "a", "c", "c"]
 
