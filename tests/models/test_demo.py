@@ -57,6 +57,7 @@ def test_saliency_points_at_the_object_except_for_the_planted_class(measured: Me
     assert hits[~planted].float().mean() > guesses.float().mean() + 0.4
     per_class = torch.stack([hits[measured.data.labels == label].float().mean() for label in range(len(CATEGORIES))])
     assert per_class.argmin() == PLANTED_LABEL
+    assert per_class[PLANTED_LABEL] < hits[~planted].float().mean() - 0.2  # docs/demo.md: 0.59 against 0.94
 
 
 def test_snow_is_evidence_for_the_planted_class(network: DemoNet) -> None:
@@ -65,8 +66,8 @@ def test_snow_is_evidence_for_the_planted_class(network: DemoNet) -> None:
     other = plain.labels != PLANTED_LABEL
     on_sand, on_snow = predict(network, plain.images)[other], predict(network, snowed.images)[other]
     taken = [(logits.argmax(1) == PLANTED_LABEL).float().mean() for logits in (on_sand, on_snow)]
-    assert taken[1] > taken[0] + 0.2
-    assert (on_snow - on_sand)[:, PLANTED_LABEL].mean() > 2
+    assert taken[1] > taken[0] + 0.8  # docs/demo.md: 1.00 against 0.00
+    assert (on_snow - on_sand)[:, PLANTED_LABEL].mean() > 4  # 6.4
 
 
 def test_training_lowers_the_loss_and_is_deterministic(capsys: pytest.CaptureFixture[str]) -> None:
