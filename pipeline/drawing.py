@@ -18,15 +18,20 @@ QUANTILE = 0.995
 SMOOTHING = 0.02
 # Strength below which an overlay leaves the picture as it is.
 FAINT = 0.15
+# How far resampling may take an image out of [0, 1].
+OVERSHOOT = 0.1
 
 
 class Picture(Tensor):
-    """Drawn images `(N, 3, H, W)` uint8 that show themselves, side by side, in a notebook."""
+    """Drawn images `(N, 3, H, W)` uint8 that show themselves, side by side, in a notebook; one alone too."""
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
         from PIL import Image
 
-        strip = torch.cat(list(self.as_subclass(Tensor)), 2).permute(1, 2, 0).cpu().numpy()
+        if self.dtype != torch.uint8 or self.ndim not in (3, 4) or self.shape[-3] != 3 or not self.numel():
+            return None  # what was computed from pictures shows itself as any tensor does
+        pictures = self.as_subclass(Tensor).reshape(-1, *self.shape[-3:])
+        strip = torch.cat(list(pictures), 2).permute(1, 2, 0).cpu().numpy()
         buffer = io.BytesIO()
         Image.fromarray(strip).save(buffer, "png")
         return buffer.getvalue()
@@ -37,13 +42,13 @@ def draw(heatmaps: Tensor, images: Tensor | None = None) -> Picture:
 
     Alone, a heatmap is drawn white on black (negative values black) and a gradient around grey; over `images`
     `(N, 3, H, W)` in [0, 1], the strength of either as color on the image in grey. Returns `(N, 3, H, W)` uint8.
+    Raises UsageError for other shapes, for heatmaps with NaN or infinite values, and for images out of range.
     """
-    if heatmaps.ndim != 4 or heatmaps.shape[1] not in (1, 3):
-        raise UsageError(f"heatmaps: expected (N, 1, H, W) or (N, 3, H, W), got {tuple(heatmaps.shape)}")
-    if images is not None and (images.shape[0] != heatmaps.shape[0] or images.shape[1:2] != (3,) or images.ndim != 4):
-        expected = f"({heatmaps.shape[0]}, 3, H, W)"
-        raise UsageError(f"images: expected {expected} to draw these heatmaps on, got {tuple(images.shape)}")
+    for name, given in (("heatmaps", heatmaps), ("images", images)):
+        if not isinstance(given, Tensor | None):
+            raise UsageError(f"{name}: expected a tensor, got {type(given).__name__}")
     heatmaps = heatmaps.detach().float()
+    _check(heatmaps, images)
     if images is not None:
         values = overlay(heatmaps, images.detach().float())
     elif heatmaps.shape[1] == 3:
@@ -51,6 +56,27 @@ def draw(heatmaps: Tensor, images: Tensor | None = None) -> Picture:
     else:
         values = scaled(heatmaps).clamp(0, 1).expand(-1, 3, -1, -1)
     return values.clamp(0, 1).mul(255).round().to(torch.uint8).as_subclass(Picture)
+
+
+def _check(heatmaps: Tensor, images: Tensor | None) -> None:
+    if heatmaps.ndim != 4 or heatmaps.shape[1] not in (1, 3):
+        raise UsageError(f"heatmaps: expected (N, 1, H, W) or (N, 3, H, W), got {tuple(heatmaps.shape)}")
+    wrong = (~heatmaps.isfinite()).flatten(1).sum(1)
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        came = f"image {first} holds {int(wrong[first])} that are NaN or infinite"
+        raise UsageError(f"heatmaps: expected finite values, {came}; leave it out, or set them with nan_to_num()")
+    if images is None:
+        return
+    if images.shape[0] != heatmaps.shape[0] or images.shape[1:2] != (3,) or images.ndim != 4:
+        expected = f"({heatmaps.shape[0]}, 3, H, W)"
+        raise UsageError(f"images: expected {expected} to draw these heatmaps on, got {tuple(images.shape)}")
+    expected = "images: expected floating-point values in [0, 1]"
+    if not images.is_floating_point():
+        raise UsageError(f"{expected}, got {images.dtype}; divide by 255")
+    if images.numel() and not (images.min() >= -OVERSHOOT and images.max() <= 1 + OVERSHOOT):
+        came = f"got values from {float(images.min()):g} to {float(images.max()):g}"
+        raise UsageError(f"{expected}, {came}; divide by 255 what goes up to 255, undo a normalization")
 
 
 def scaled(heatmaps: Tensor) -> Tensor:

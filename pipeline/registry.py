@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -43,8 +43,8 @@ class Option:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The values a `Literal` allows; empty for other types."""
-        return get_args(self.annotation) if get_origin(self.annotation) is Literal else ()
+        """The values that a `Literal`, alone or in a union, allows; empty for other types."""
+        return tuple(value for kind in self.kinds if get_origin(kind) is Literal for value in get_args(kind))
 
     @property
     def kinds(self) -> tuple[Any, ...]:
@@ -94,21 +94,43 @@ def options_of(cls: type[Any]) -> tuple[Option, ...]:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(option,))
 def register(cls: type[Any] | None = None, *, verb: str | None = None) -> Any:
-    """Make a class a method: a frozen dataclass whose options are checked, under `verb` or its module's name."""
+    """Make a class a method: a frozen dataclass whose options are checked, under `verb` or its module's name.
+
+    A `__post_init__` of the class runs after that check. Raises ValueError for a verb that is taken and TypeError for
+    a class that does not say what its call returns or what an option is for.
+    """
 
     def declare(cls: type[T]) -> type[T]:
-        cls.__post_init__ = check_options  # type: ignore[attr-defined]
-        method = dataclass(frozen=True)(cls)
+        own: Callable[[Any], None] | None = getattr(cls, "__post_init__", None)
+
+        def __post_init__(self: Any) -> None:
+            check_options(self)
+            if own is not None:
+                own(self)
+
+        cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+        method: type[Any] = dataclass(frozen=True)(cls)
         name = verb or cls.__module__.rpartition(".")[2].replace("_", "-")
         if name in _registered:
             raise ValueError(f"two methods named {name!r}: {_registered[name].cls.__qualname__} and {cls.__qualname__}")
-        call: Callable[..., Any] = method.__call__
-        kind = get_args(get_type_hints(call, include_extras=True)["return"])[1]
-        inputs = tuple(inspect.signature(call).parameters)[2:]
-        _registered[name] = Method(name, method, inputs, kind)
+        undocumented = [field.name for field in dataclasses.fields(method) if "help" not in field.metadata]
+        if undocumented:
+            raise TypeError(f"{cls.__qualname__}: expected option(default, help) for {', '.join(undocumented)}")
+        inputs = tuple(inspect.signature(method.__call__).parameters)[2:]
+        _registered[name] = Method(name, method, inputs, _result(method))
         return method
 
     return declare if cls is None else declare(cls)
+
+
+def _result(cls: type[Any]) -> Kind:
+    """Return the kind that a method's call is annotated to return."""
+    hint = get_type_hints(cls.__call__, include_extras=True).get("return")
+    kinds = [extra for extra in get_args(hint) if isinstance(extra, Kind)]
+    if not kinds:
+        came = "nothing" if hint is None else getattr(hint, "__name__", hint)
+        raise TypeError(f"{cls.__qualname__}.__call__: expected it annotated to return Heatmap or Gradient, got {came}")
+    return kinds[0]
 
 
 def check_options(self: Any) -> None:
@@ -119,7 +141,7 @@ def check_options(self: Any) -> None:
 
 def _checked(option: Option, value: Any) -> Any:
     if option.choices:
-        if value not in option.choices:
+        if value not in option.choices and not (value is None and NoneType in option.kinds):
             allowed = ", ".join(map(str, option.choices))
             near = nearest(str(value), map(str, option.choices), 1)
             raise UsageError(f"option {option.name!r} takes one of {allowed}, not {value!r}{near}")
@@ -159,4 +181,25 @@ def _load() -> None:
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"afterimage.methods.{module.name}")
     for point in entry_points(group="afterimage.methods"):
-        point.load()
+        _load_plugin(point)
+
+
+_plugins: dict[str, Exception | None] = {}
+
+
+def _load_plugin(point: EntryPoint) -> None:
+    """Load a plugin once; where that fails, say so each time, and keep nothing of what it registered."""
+    name = f"{point.name} ({point.value})"
+    if name not in _plugins:
+        before = dict(_registered)
+        try:
+            point.load()
+            _plugins[name] = None
+        except Exception as cause:  # a plugin's import may fail in any way
+            _registered.clear()
+            _registered.update(before)
+            _plugins[name] = cause
+    failure = _plugins[name]
+    if failure:
+        reason = f"{type(failure).__name__}: {failure}".splitlines()[0]
+        raise UsageError(f"the plugin {name} does not load: {reason}; repair or uninstall it") from failure

@@ -59,6 +59,30 @@ def test_a_picture_shows_itself():
     assert np.array_equal(np.asarray(picture)[:, 7:14], drawn[1].permute(1, 2, 0).numpy())
 
 
+def test_only_pictures_show_themselves():
+    drawn = draw(torch.rand(3, 1, 5, 7))
+    assert Image.open(io.BytesIO(drawn[1]._repr_png_())).size == (7, 5)
+    for other in (drawn / 255, drawn.sum(), drawn[:0], drawn[0, 0], drawn.permute(0, 2, 3, 1)):
+        assert other._repr_png_() is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_refuses_values_that_cannot_be_scaled(value):
+    heatmaps = torch.rand(3, 1, 4, 4)
+    heatmaps[1, 0, :2, 0] = value
+    with pytest.raises(UsageError, match="expected finite values, image 1 holds 2 that are NaN or infinite"):
+        draw(heatmaps)
+
+
+def test_refuses_images_out_of_range():
+    heatmaps, images = torch.rand(1, 1, 4, 4), torch.rand(1, 3, 4, 4)
+    for wrong in (images.mul(255).byte(), images * 255, images - 0.5, images * torch.nan):
+        with pytest.raises(UsageError, match=r"expected floating-point values in \[0, 1\], got .*divide by 255"):
+            draw(heatmaps, wrong)
+    with pytest.raises(UsageError, match="expected a tensor, got ndarray"):
+        draw(heatmaps.numpy())
+
+
 def test_refuses_other_shapes():
     with pytest.raises(UsageError, match=r"expected \(N, 1, H, W\) or \(N, 3, H, W\), got \(2, 2, 4, 4\)"):
         draw(torch.rand(2, 2, 4, 4))

@@ -36,10 +36,13 @@ class GuidedBackprop:
         """
 
         def score(images: Tensor) -> Tensor:
-            with rectified(model, self.rule, self.partial) as reach:
+            with rectified(model, self.rule) as reach:
                 scores = subject_score(model, images, target, self.of)
+            if not self.partial:
+                reach.check(scores)
             # Below a neuron of an early layer there may be no ReLU; a whole network without one is a mistake.
-            if not (reach.reached or self.of or self.partial or self.rule == "gradient"):
+            expected = scores.requires_grad and not (self.of or self.partial or self.rule == "gradient")
+            if expected and not reach.reached:
                 raise UsageError(f"rule {self.rule!r} found no ReLU that the model calls; use rule 'gradient'")
             return scores
 

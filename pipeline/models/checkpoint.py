@@ -23,10 +23,19 @@ def read_state(path: Path) -> State:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        came = type(content).__name__
+        came = _described(content)
         raise UsageError(f"{path}: expected a state dict of tensors, got {came}; save model.state_dict()")
     prefixed = all(str(name).startswith("module.") for name in content)
     return {str(name).removeprefix("module.") if prefixed else str(name): value for name, value in content.items()}
+
+
+def _described(content: object) -> str:
+    if not isinstance(content, Mapping):
+        return type(content).__name__
+    if not content:
+        return "an empty one"
+    entries = [f"{key!r} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, Tensor)]
+    return f"a mapping with {_few(entries)}"
 
 
 def _read_safetensors(path: Path) -> object:

@@ -9,13 +9,16 @@ from torch import Tensor, nn
 
 
 @dataclass
-class _State:
-    modes: list[tuple[nn.Module, bool]]
-    flags: list[tuple[Tensor, bool]]
+class _Hold:
+    """A module's mode or a weight's flag: what it was before its first holder."""
+
+    owner: nn.Module | Tensor
+    value: bool
     holders: int = 0
 
 
-_states: dict[nn.Module, _State] = {}
+# by the id of the owner, which the hold keeps alive
+_holds: dict[int, _Hold] = {}
 _lock = Lock()
 
 
@@ -23,35 +26,41 @@ _lock = Lock()
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """Put a model in eval mode with its weights frozen; restore each module's mode and each weight's flag.
 
-    Where several threads hold the same model, the first freezes it and the last restores it.
+    Where several threads hold the same module or weight, in whatever models, the first freezes it and the last
+    restores it.
     """
-    _hold(model)
+    held: list[nn.Module | Tensor] = []
     try:
+        with _lock:
+            owners: list[nn.Module | Tensor] = [*model.modules(), *model.parameters()]
+            for owner in owners:
+                _hold(owner)
+                held.append(owner)
         yield model
     finally:
-        _release(model)
+        with _lock:
+            for owner in held:
+                _release(owner)
 
 
-def _hold(model: nn.Module) -> None:
-    with _lock:
-        if model not in _states:
-            modes = [(module, module.training) for module in model.modules()]
-            flags: list[tuple[Tensor, bool]] = [(weight, weight.requires_grad) for weight in model.parameters()]
-            model.eval()
-            for weight, _ in flags:
-                weight.requires_grad_(False)
-            _states[model] = _State(modes, flags)
-        _states[model].holders += 1
+def _hold(owner: nn.Module | Tensor) -> None:
+    hold = _holds.get(id(owner)) or _Hold(owner, owner.requires_grad if isinstance(owner, Tensor) else owner.training)
+    if not hold.holders:
+        _set(owner, False)
+        _holds[id(owner)] = hold
+    hold.holders += 1
 
 
-def _release(model: nn.Module) -> None:
-    with _lock:
-        state = _states[model]
-        state.holders -= 1
-        if state.holders:
-            return
-        del _states[model]
-        for module, mode in state.modes:
-            module.training = mode
-        for weight, flag in state.flags:
-            weight.requires_grad_(flag)
+def _release(owner: nn.Module | Tensor) -> None:
+    hold = _holds[id(owner)]
+    hold.holders -= 1
+    if not hold.holders:
+        del _holds[id(owner)]
+        _set(owner, hold.value)
+
+
+def _set(owner: nn.Module | Tensor, value: bool) -> None:
+    if isinstance(owner, Tensor):
+        owner.requires_grad_(value)
+    elif owner.training != value:
+        owner.training = value  # not eval(), which modules may override: exported ones raise

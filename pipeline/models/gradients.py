@@ -1,6 +1,7 @@
 """The class score and its gradient with respect to the images, leaving the model as it was."""
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -16,17 +17,28 @@ Score = Literal["logit", "probability"]
 def image_gradient(model: nn.Module, images: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
     """Return d score / d image, `(N, 3, H, W)`, signed.
 
-    `score` maps images `(N, 3, H, W)` to one value each, `(N,)`; images do not influence one another.
+    `score` maps images `(N, 3, H, W)` to one value each, `(N,)`; images do not influence one another. It gets a copy,
+    which it may overwrite. Works under `no_grad` and `inference_mode` too. Raises UsageError for other images, and
+    where the score does not depend on them.
     """
+    _check_images(images)
+    if any(tensor.is_inference() for tensor in chain(model.parameters(), model.buffers())):
+        raise UsageError("the model was made under torch.inference_mode, which allows no gradient: make it outside")
+    with frozen(model), torch.inference_mode(False), torch.enable_grad():
+        leaf = images.clone().detach() if images.is_inference() else images.detach()
+        scores = score(leaf.requires_grad_().clone())
+        gradient = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
+    if gradient is not None:
+        return gradient
+    raise UsageError("the score does not depend on the images: does the model detach them, or compute under no_grad?")
+
+
+def _check_images(images: Tensor) -> None:
+    expected = "images: expected a floating-point tensor (N, 3, H, W) in [0, 1]"
+    if not isinstance(images, Tensor):
+        raise UsageError(f"{expected}, got {type(images).__name__}; torch.from_numpy makes one of an array")
     if images.ndim != 4 or not images.is_floating_point():
-        raise UsageError(
-            f"images: expected floating-point (N, 3, H, W) in [0, 1], got {images.dtype} {tuple(images.shape)}"
-        )
-    images = images.detach().requires_grad_()
-    with frozen(model), torch.enable_grad():
-        scores = score(images)
-        (gradient,) = torch.autograd.grad(scores.sum(), images)
-    return gradient
+        raise UsageError(f"{expected}, got {images.dtype} {tuple(images.shape)}")
 
 
 def subject_score(
@@ -45,6 +57,9 @@ def class_score(model: nn.Module, images: Tensor, target: Tensor | None, score: 
 
     `target` holds class indices, `(N,)`. The probability is the softmax of the logits.
     """
+    if not isinstance(target, Tensor | None):
+        example = f"; use torch.tensor([{target}])" if isinstance(target, int) else ""
+        raise UsageError(f"target: expected a tensor of class indices (N,), got {type(target).__name__}{example}")
     logits = model(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         came = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -56,9 +71,10 @@ def class_score(model: nn.Module, images: Tensor, target: Tensor | None, score: 
 
 
 def checked_target(target: Tensor, count: int, classes: int) -> Tensor:
-    """Return `target` as int64 `(N,)` if it names one of the model's classes for each image."""
-    if target.shape != (count,) or target.is_floating_point() or target.is_complex():
+    """Return `target` copied as int64 `(N,)` if it names one of the model's classes for each image."""
+    integer = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
+    if target.shape != (count,) or not integer:
         raise UsageError(f"target: expected {count} class indices, got {target.dtype} {tuple(target.shape)}")
-    if count and not (0 <= int(target.min()) and int(target.max()) < classes):
+    if count and (int(target.min()) < 0 or int(target.max()) >= classes):
         raise UsageError(f"target: expected classes 0 to {classes - 1}, got {int(target.min())} to {int(target.max())}")
-    return target.long()
+    return target.to(torch.int64, copy=True)  # one made under inference_mode could not be saved for the gradient

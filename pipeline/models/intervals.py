@@ -167,7 +167,7 @@ def _window(
     """Slide a window over `(N, C, H, W)`, each channel apart; lists are of height and width, or of one for both."""
     if field.bounds[0].ndim != 4:
         return None
-    if set(kernel) | set(stride) == {1} and set(padding) == {0}:
+    if set(kernel) | set(stride) == {1} and set(padding) == {0} and shape[2:] == field.bounds[0].shape[2:]:
         return field
     wider = field._replace(steps=(field.steps[0] * stride[0], field.steps[1] * stride[-1]))
     bounds = []

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -36,19 +37,28 @@ def _title(model: nn.Module) -> str:
     return model.name if isinstance(model, Network) else type(model).__name__
 
 
-class _Reached(Exception):
-    """Every layer asked for has been called: the rest of the forward pass is not needed."""
+class _Reached(BaseException):
+    """Every layer asked for has been called: the rest of the forward pass is not needed.
+
+    A network's own `except Exception` does not hold it up.
+    """
 
 
 @contextmanager
 def _hooked(modules: dict[str, nn.Module], hook: Callable[[str, Any, Any], Any]) -> Iterator[None]:
-    """Call `hook(name, inputs, output)` after each module's forward; what it returns replaces the output."""
+    """Call `hook(name, inputs, output)` after each module's forward; what it returns replaces the output.
+
+    Hooks lie on the module, so other threads' forward passes meet them too, and go on unseen.
+    """
+    thread = get_ident()
+
+    def here(name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        return lambda _, inputs, output: hook(name, inputs, output) if get_ident() == thread else None
+
     handles = []
     try:
         for name, module in modules.items():
-            handles.append(
-                module.register_forward_hook(lambda _, inputs, output, name=name: hook(name, inputs, output))
-            )
+            handles.append(module.register_forward_hook(here(name)))
         yield
     finally:
         for handle in handles:
@@ -88,8 +98,9 @@ def activations(model: nn.Module, images: Tensor, names: Iterable[str]) -> dict[
             except _Reached:
                 pass
             else:
-                missing = next(name for name in modules if name not in found)
-                raise UsageError(f"layer {missing!r} is not called in a forward pass of {_title(model)}")
+                missing = next((name for name in modules if name not in found), None)
+                if missing is not None:
+                    raise UsageError(f"layer {missing!r} is not called in a forward pass of {_title(model)}")
     for name, (copy, version) in copies.items():
         if version is None or _version(found[name]) != version:
             found[name] = copy
@@ -114,6 +125,11 @@ class Neuron:
     channel: int | None = None
     y: int | None = None
     x: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that a position is whole: a channel, a row and a column. Raises UsageError."""
+        if (self.y is None) != (self.x is None) or (self.y is not None and self.channel is None):
+            raise UsageError(f"neuron: expected y and x together and with a channel, got {self!r}")
 
     @classmethod
     def parse(cls, text: str) -> "Neuron":

@@ -47,16 +47,13 @@ class Network(nn.Module):
         self.name = name or type(network).__name__
         self.source = source
         self.training = network.training
-        self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def normalize(self, images: Tensor) -> Tensor:
         """Subtract the mean and divide by the standard deviation per channel, in float32 (float64 stays float64)."""
         dtype = torch.promote_types(images.dtype, torch.float32)
-        key = (images.device, dtype)
-        if key not in self._constants:
-            pair = torch.tensor((self.preset.mean, self.preset.std), device=images.device, dtype=dtype)
-            self._constants[key] = (pair[0].view(3, 1, 1), pair[1].view(3, 1, 1))
-        mean, std = self._constants[key]
+        # made anew each time, in microseconds: kept ones would carry the inference mode of one call into the next
+        pair = torch.tensor((self.preset.mean, self.preset.std), device=images.device, dtype=dtype)
+        mean, std = pair.view(2, 3, 1, 1).unbind()
         return (images.to(dtype) - mean) / std
 
     def forward(self, images: Tensor) -> Any:
@@ -91,7 +88,7 @@ def class_index(model: nn.Module | Sequence[str] | None, name_or_index: str | in
     if categories and name_or_index in categories:
         return list(categories).index(str(name_or_index))
     text = str(name_or_index).strip()
-    if text.lstrip("-").isdecimal():
+    if text.removeprefix("-").isdecimal():
         return _checked_index(int(text), categories)
     if not categories:
         raise UsageError(f"no class {text!r}: the network has no category names; give an index, or --categories FILE")
@@ -115,8 +112,9 @@ def _folded(name: str) -> str:
 def digest(model: nn.Module) -> str:
     """Return the sha256 over what a model computes with, as 64 hexadecimal digits.
 
-    It covers the qualified class name of every module, every parameter and buffer (name, dtype, shape, bytes), and
-    for a Network its normalization and `source`. What a class's code does is covered by `source` only.
+    It covers the qualified class name and settings (`extra_repr`: stride, padding, …) of every module, every parameter
+    and buffer (name, dtype, shape, bytes), and for a Network its normalization and `source`. What a class's code does
+    is covered by `source` only.
     """
     total = hashlib.sha256()
     network = model
@@ -124,7 +122,8 @@ def digest(model: nn.Module) -> str:
         network = model.network
         total.update(repr((model.preset.mean, model.preset.std, model.source)).encode())
     for name, module in network.named_modules(remove_duplicate=False):
-        total.update(f"{name}:{type(module).__module__}.{type(module).__qualname__}\n".encode())
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        total.update(f"{name}:{kind}({module.extra_repr()})\n".encode())
     tensors = [*network.named_parameters(remove_duplicate=False), *network.named_buffers(remove_duplicate=False)]
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
         total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}\n".encode())

@@ -10,6 +10,7 @@
 | a torch.nn.Module         | that module, as it is                                         |
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -124,30 +125,36 @@ def _preset(
                 "(ImageNet's usual: --size 256 --crop 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225)"
             )
         known = Preset(_pair(crop))
-    preset = replace(known, mean=_triple("mean", mean or known.mean), std=_triple("std", std or known.std))
+    preset = replace(known, mean=_triple("mean", known.mean if mean is None else mean))
+    preset = replace(preset, std=_triple("std", known.std if std is None else std))
     if crop is not None:
         height, width = _pair(crop)
         ratio = 1 if known.resize is None else known.resize / min(known.size)
         preset = replace(preset, size=(height, width), resize=round(min(height, width) * ratio))
     preset = preset if size is None else replace(preset, resize=size)
+    if not isinstance(preset.resize, int | None):
+        raise UsageError(f"size: expected a number of pixels, got {size!r}")
     if preset.resize is not None and preset.resize < min(preset.size):
         raise UsageError(f"size: expected at least the crop's shorter side {min(preset.size)}, got {preset.resize}")
     if min(preset.std) <= 0:
-        raise UsageError(f"std: expected positive values, got {preset.std}")
+        raise UsageError(f"std: expected values above 0, got {preset.std}")
     return preset
 
 
 def _pair(crop: Side) -> tuple[int, int]:
-    height, width = (crop, crop) if isinstance(crop, int) else crop
-    if min(height, width) < 1:
-        raise UsageError(f"crop: expected a positive side, or height and width, got {crop}")
-    return height, width
+    sides = (crop, crop) if isinstance(crop, int) else crop
+    if not isinstance(sides, Sequence) or [type(side) for side in sides] != [int, int] or min(sides) < 1:
+        raise UsageError(f"crop: expected a positive side, or height and width, got {crop!r}")
+    return sides[0], sides[1]
 
 
 def _triple(name: str, values: Sequence[float]) -> tuple[float, float, float]:
-    if len(values) != 3:
-        raise UsageError(f"{name}: expected 3 numbers, red, green and blue, got {tuple(values)}")
-    red, green, blue = map(float, values)
+    try:
+        red, green, blue = map(float, values)
+    except (TypeError, ValueError):
+        red = math.nan
+    if not math.isfinite(red) or not (math.isfinite(green) and math.isfinite(blue)):
+        raise UsageError(f"{name}: expected 3 finite numbers, red, green and blue, got {values!r}")
     return red, green, blue
 
 

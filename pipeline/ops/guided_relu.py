@@ -7,7 +7,8 @@
 Zeiler, Fergus, Visualizing and Understanding Convolutional Networks, 2014 (arXiv:1311.2901), section 2.1: deconvnet.
 Springenberg, Dosovitskiy, Brox, Riedmiller, Striving for Simplicity, 2015 (arXiv:1412.6806), section 3.4: guided.
 
-NaN passes, as in torch's own backward of ReLU; what is blocked is +0.
+NaN passes, as in torch's own backward of ReLU; what is blocked is +0. What is kept for the backward pass is what
+torch keeps: the output of ReLU and of calls in place, the input of a bounded rectifier, which gives the same mask.
 """
 
 import math
@@ -83,13 +84,13 @@ def _backward_fake(grad_output: Tensor, output: Tensor, rule: str, upper: float)
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, str, float], output: Tensor) -> None:
-    _, ctx.rule, ctx.upper = inputs
-    ctx.save_for_backward(output)
+    input, ctx.rule, ctx.upper = inputs
+    ctx.save_for_backward(output if ctx.upper == math.inf else input)
 
 
 def _differentiate(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-    (output,) = ctx.saved_tensors
-    return _backward(grad_output, output, ctx.rule, ctx.upper), None, None
+    (saved,) = ctx.saved_tensors
+    return _backward(grad_output, saved, ctx.rule, ctx.upper), None, None
 
 
 def _refuse(ctx: Any, grad: Tensor) -> None:
@@ -100,7 +101,7 @@ _forward.register_autograd(_differentiate, setup_context=_remember)
 _backward.register_autograd(_refuse)
 
 
-class _InPlace(torch.autograd.Function):
+class _GuidedReluInPlace(torch.autograd.Function):
     """The same, writing the output over the input, which a custom op with autograd may not do."""
 
     @staticmethod
@@ -132,8 +133,14 @@ def guided_relu(input: Tensor, rule: Rule = "guided", upper: float = math.inf, i
         raise UsageError(f"upper is {upper}, expected a number above 0; infinity is ReLU, 6 is ReLU6")
     if not input.is_floating_point() or input.layout is not torch.strided:
         raise UsageError(f"guided_relu takes a dense floating-point tensor, got {input.layout} of {input.dtype}")
-    output: Tensor = _InPlace.apply(input, rule, upper) if inplace else _forward(input, rule, upper)
+    output: Tensor = _GuidedReluInPlace.apply(input, rule, upper) if inplace else _forward(input, rule, upper)
     return output
+
+
+def is_guided(node: torch.autograd.graph.Node) -> bool:
+    """Return whether a node of the autograd graph is a call of `guided_relu`."""
+    name = node.name()
+    return name.startswith((f"{_GuidedReluInPlace.__name__}Backward", "GeneratedBackwardFor_afterimage_guided_relu_"))
 
 
 def _clamped(input: Tensor, upper: float, inplace: bool = False) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import pytest
 import torch
@@ -145,6 +146,70 @@ def test_draws(found):
     for drawn in (draw(result), draw(result, images)):
         assert drawn.shape == (2, 3, 24, 24)
         assert drawn.dtype == torch.uint8
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    from afterimage import registry
+
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.setattr(registry, "_plugins", {})
+    registry._load.cache_clear()
+    yield registry
+    registry._load.cache_clear()
+
+
+def test_a_methods_own_checks_run_after_those_of_its_options(registry):
+    @registry.register(verb="own")
+    class Own:
+        """A method."""
+
+        width: float = registry.option(1.0, "a width")
+        mode: Literal["a", "b"] | None = registry.option(None, "a choice")
+
+        def __post_init__(self) -> None:
+            if self.width <= 0:
+                raise UsageError(f"width: expected above 0, got {self.width!r}")
+
+        def __call__(self, model: nn.Module, images: Tensor) -> registry.Heatmap: ...
+
+    with pytest.raises(UsageError, match=r"width: expected above 0, got -3\.0"):
+        Own(-3)
+    assert (Own(mode="a").mode, Own().mode) == ("a", None)
+    assert registry.method("own").options[1].choices == ("a", "b")
+    with pytest.raises(UsageError, match="option 'mode' takes one of a, b, not 'c'"):
+        Own(mode="c")
+
+
+def test_a_method_has_to_say_what_it_returns_and_takes(registry):
+    def silent(self, model, images): ...
+
+    def unkind(self, model, images) -> Tensor: ...
+
+    for call, came in [(silent, "nothing"), (unkind, "Tensor")]:
+        with pytest.raises(TypeError, match=f"expected it annotated to return Heatmap or Gradient, got {came}"):
+            registry.register(type("Odd", (), {"__call__": call}), verb="odd")
+    undocumented = {"__call__": METHODS[-1].cls.__call__, "__annotations__": {"a": int}, "a": 3}
+    with pytest.raises(TypeError, match=r"Odd: expected option\(default, help\) for a"):
+        registry.register(type("Odd", (), undocumented), verb="odd")
+    assert "odd" not in registry.methods()
+
+
+def test_a_plugin_that_does_not_load_says_so_each_time(registry, monkeypatch):
+    class Plugin:
+        name, value, loads = "broken", "broken_package", 0
+
+        def load(self) -> None:
+            Plugin.loads += 1
+            registry.register(type("Third", (), {"__call__": METHODS[-1].cls.__call__}), verb="third")
+            raise ImportError("no module named scipy_x")
+
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Plugin()])
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"broken \(broken_package\) does not load: ImportError: no module named"):
+            registry.methods()
+    assert Plugin.loads == 1
+    assert "third" not in registry._registered
 
 
 def test_a_verb_names_one_method(monkeypatch):

@@ -1,3 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -84,6 +87,45 @@ def test_hooks_are_removed_after_an_exception(traps: Traps) -> None:
     assert not any(module._forward_hooks for module in traps.modules())
 
 
+def test_threads_do_not_see_one_anothers_forward_pass(traps: Traps) -> None:
+    both = torch.rand(2, 1, 3, 6, 6)
+    expected = [traps.first(images) for images in both]
+    inside, done = Event(), Event()
+
+    def wait(*_: object) -> None:
+        inside.set()
+        assert done.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        # the pool's thread stops within its forward pass, hooks in place, while this one runs its own
+        hook = traps.first.register_forward_pre_hook(wait)
+        other = pool.submit(activations, traps, both[0], ["first", "relu", "identity"])
+        assert inside.wait(10)
+        hook.remove()
+        traps(both[1])
+        mine = activations(traps, both[1], ["first", "relu"])
+        done.set()
+    assert torch.equal(mine["first"], expected[1])
+    assert torch.equal(other.result()["first"], expected[0])
+
+
+def test_a_network_that_catches_exceptions_does_not_hold_up_the_stop(traps: Traps) -> None:
+    class Catches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = traps
+
+        def forward(self, images: Tensor) -> Tensor:
+            try:
+                return self.inner(images)
+            except Exception:
+                return torch.zeros(len(images), 5)
+
+    images = torch.rand(1, 3, 6, 6)
+    assert torch.equal(activations(Catches(), images, ["inner.first"])["inner.first"], traps.first(images))
+    assert traps.calls == []
+
+
 def test_errors(traps: Traps) -> None:
     images = torch.rand(1, 3, 6, 6)
     with pytest.raises(UsageError, match=r"layer 'pair' of Traps returns tuple, expected one tensor"):
@@ -112,6 +154,12 @@ def test_layers_of_a_network_are_those_of_the_users_module() -> None:
     assert torch.equal(
         activations(model, images, ["features.0"])["features.0"], network.features[0](model.normalize(images))
     )
+
+
+@pytest.mark.parametrize("position", [(None, 1, 2), (0, 1, None), (0, None, 2)])
+def test_a_neurons_position_is_whole(position: tuple[int | None, ...]) -> None:
+    with pytest.raises(UsageError, match="expected y and x together and with a channel"):
+        Neuron("a", *position)
 
 
 @pytest.mark.parametrize("text", ["features.3", "features.3:7", "layer-1.a_b:0:12:3"])

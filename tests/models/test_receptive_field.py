@@ -155,6 +155,8 @@ REGULAR: dict[str, list[nn.Module]] = {
     "channels last": [nn.Conv2d(3, 4, 2, 2), Apply(channels_last, nn.Linear(4, 5)), nn.Conv2d(5, 4, 3, padding=1)],
     "shuffle": [nn.Conv2d(3, 6, 2, 2), Apply(halves, nn.Conv2d(3, 3, 3, padding=1)), nn.Conv2d(6, 4, 3)],
     "even bins": [nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(6), nn.Conv2d(4, 4, 3, padding=1)],
+    "padding below": [nn.Conv2d(3, 4, 3), nn.ZeroPad2d((0, 2, 0, 1)), nn.Conv2d(4, 4, 3, 2)],
+    "cropping above": [nn.Conv2d(3, 4, 3), nn.ZeroPad2d((-2, 0, -1, 0)), nn.Conv2d(4, 4, 3)],
     "batch norm": [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)],
 }
 

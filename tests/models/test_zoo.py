@@ -255,7 +255,11 @@ def test_geometry_options() -> None:
         (100, 448), 120, model.preset.mean, model.preset.std
     )
     assert load_model(model, mean=(0.5, 0.5, 0.5)).preset.std == model.preset.std
-    for wrong in ({"size": 100}, {"mean": (0.5,)}, {"std": (0, 1, 1)}, {"crop": 0}):
+    for wrong in (
+        {"size": 100}, {"size": "256"}, {"mean": (0.5,)}, {"mean": 0.5}, {"mean": "abc"}, {"mean": (0, 0, None)},
+        {"std": (0, 1, 1)}, {"std": (1, float("nan"), 1)}, {"crop": 0}, {"crop": (3,)}, {"crop": (2.5, 2)},
+        {"crop": "9"},
+    ):  # fmt: skip
         with pytest.raises(UsageError, match="expected"):
             load_model(model, **wrong)
 
@@ -279,6 +283,8 @@ def test_class_index() -> None:
     assert class_index(None, "7") == 7
     with pytest.raises(UsageError, match="no class 'egiptian cat' among the network's 6; nearest: Egyptian cat"):
         class_index(names, "egiptian cat")
+    with pytest.raises(UsageError, match="no class '--3'"):
+        class_index(names, "--3")
     for wrong in (6, -1, "13"):
         with pytest.raises(UsageError, match="expected 0 to 5"):
             class_index(names, wrong)
@@ -306,6 +312,24 @@ def test_digest_changes_with_what_changes_the_result() -> None:
     network.body[2] = nn.ReLU6()
     assert digest(model) not in (first, changed)
     assert digest(network) != digest(network.half())
+
+
+def test_digest_sees_settings_that_are_no_weights() -> None:
+    assert digest(nn.Threshold(0, 0)) != digest(nn.Threshold(1, 3))
+    assert digest(nn.MaxPool2d(2)) != digest(nn.MaxPool2d(2, stride=1))
+
+
+@pytest.mark.parametrize(
+    ("content", "came"),
+    [
+        ({}, "an empty one"),
+        ({"model": {"a": torch.ones(1)}, "epoch": 3}, r"a mapping with 'model' \(dict\), 'epoch' \(int\)"),
+    ],
+)
+def test_other_mappings_are_described(content: object, came: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(UsageError, match=f"expected a state dict of tensors, got {came}"):
+        load_model("demo", weights=tmp_path / "a.pt")
 
 
 def _export(path: Path, dynamic: bool) -> Tiny:

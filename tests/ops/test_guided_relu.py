@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from afterimage.errors import UsageError
 from afterimage.ops import guided_relu, kernels
 from afterimage.ops.guided_relu import reference
-from torch import Tensor
 
 from . import checks
 from .checks import bit_equal, random
@@ -177,8 +178,9 @@ def test_in_place_on_a_leaf_and_overwritten_outputs_raise_as_in_torch() -> None:
         torch.autograd.backward(output.mul_(2).sum())
 
 
+@pytest.mark.parametrize("upper", [math.inf, 6.0])
 @pytest.mark.parametrize("inplace", [False, True])
-def test_saves_the_output_only(inplace: bool) -> None:
+def test_saves_what_torch_saves(inplace: bool, upper: float) -> None:
     images = random(4, 6).requires_grad_() * 1
     saved: list[int] = []
 
@@ -187,8 +189,20 @@ def test_saves_the_output_only(inplace: bool) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = guided_relu(images, inplace=inplace)
-    assert saved == [output.data_ptr()]
+        output = guided_relu(images, upper=upper, inplace=inplace)
+    assert saved == [(output if upper == math.inf else images).data_ptr()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_bounded_rectifiers_input_gives_the_same_mask_as_its_output(rule: str, dtype: torch.dtype) -> None:
+    for upper in (6.0, 0.7, 0.1, 1e-3):  # bfloat16 rounds all but the first
+        ties = torch.tensor([upper, 0.0], dtype=dtype)
+        ties = torch.cat([ties, torch.nextafter(ties, ties * 0 + 9), torch.nextafter(ties, ties * 0 - 9)])
+        images = torch.cat([checks.special().flatten(), upper * random(500), ties.double()]).to(dtype)
+        grad_output = random(len(images), seed=1).to(dtype)
+        expected = backward(grad_output, plain(images, upper), rule, upper)
+        assert bit_equal(backward(grad_output, images, rule, upper), expected)
 
 
 @pytest.mark.parametrize("inplace", [False, True])

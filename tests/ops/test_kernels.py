@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from afterimage.errors import UsageError
 from afterimage.ops import guided_relu, kernels
 
