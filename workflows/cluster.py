@@ -23,6 +23,7 @@ Task = Callable[..., Commit | None]
 WORKER_BYTES = 1_500_000_000
 SETTINGS = {
     "distributed.worker.multiprocessing-method": METHOD,
+    "distributed.worker.profile.enabled": False,
     # A worker that computes for long without answering is at work, not lost.
     "distributed.scheduler.worker-ttl": None,
     "distributed.admin.tick.limit": "1h",
@@ -31,13 +32,20 @@ SETTINGS = {
 
 
 def serial(task: Task, calls: Iterable[Call], stop: threading.Event) -> Iterator[Commit]:
-    """Run one call after the other in this process."""
-    for call in calls:
-        if stop.is_set():
-            return
-        commit = task(*call)
-        if commit is not None:
-            yield commit
+    """Run one call after the other in this process, and leave its threads as they were."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        for call in calls:
+            if stop.is_set():
+                return
+            commit = task(*call)
+            if commit is not None:
+                yield commit
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
 
 
 def through(client: "Client", task: Task, calls: Iterable[Call], stop: threading.Event) -> Iterator[Commit]:
@@ -86,7 +94,9 @@ def connected(
     with _local_cluster(count) as cluster, Client(cluster) as client:
         client.register_plugin(_local_worker())
         plural = "" if count == 1 else "s"
-        say(f"local cluster: {count} worker{plural} on {device}, {threads} thread(s) each, {cluster.dashboard_link}")
+        say(
+            f"local cluster: {count} worker{plural} on {device}, {threads} thread(s) a model call, {cluster.dashboard_link}"
+        )
         yield client
 
 
@@ -110,7 +120,8 @@ def _local_cluster(count: int) -> Iterator[Any]:
 
     with dask.config.set(SETTINGS):
         address = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
-        with LocalCluster(n_workers=count, threads_per_worker=1, silence_logs=40, **address) as cluster:
+        # Two threads take turns at the model: while one waits for the disk to commit a shard, the other computes.
+        with LocalCluster(n_workers=count, threads_per_worker=2, silence_logs=40, **address) as cluster:
             yield cluster
 
 

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -160,17 +159,10 @@ def prepared(source: ModelSource, device: str, precision: Precision) -> Network:
     return network.to(memory_format=torch.channels_last)
 
 
-@contextmanager
-def computing(threads: int) -> Iterator[None]:
-    """Compute with so many threads and without subnormal numbers, which slow some networks down severalfold."""
-    before = torch.get_num_threads()
+def compute_with(threads: int) -> None:
+    """Let this thread compute with so many threads, and without subnormal numbers, which slow some networks down."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-        torch.set_num_threads(before)
 
 
 _gpu = 0

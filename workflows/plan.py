@@ -190,16 +190,12 @@ def _model(settings: Settings, say: Say) -> tuple[ModelSource, Network, bytes | 
     for name in ("weights", "categories"):
         if given[name] is not None and Path(given[name]).exists():
             given[name] = str(Path(given[name]).absolute())  # workers may have another working directory
-    if isinstance(settings.model, Network):
-        if said := [name for name, value in given.items() if value not in (None, "DEFAULT")]:
+    if isinstance(settings.model, nn.Module):
+        said = [name for name, value in given.items() if value not in (None, "DEFAULT")]
+        if isinstance(settings.model, Network) and said:
             raise UsageError(f"{', '.join(said)}: the model has its own already, from load_model; give them there")
-        given_network = settings.model
-    elif isinstance(settings.model, nn.Module):
-        given_network = load_model(settings.model, **given)
-    else:
-        given_network = None
-    if given_network is not None:
-        sha256, pickled = digest(given_network), cloudpickle.dumps(given_network)
+        network = settings.model if isinstance(settings.model, Network) else load_model(settings.model, **given)
+        sha256, pickled = digest(network), cloudpickle.dumps(network)
         hand_over(pickled, sha256)
         source = ModelSource(HANDED_OVER, digest=sha256)
         return source, source.load().cpu(), pickled

@@ -23,7 +23,7 @@ from . import rows as row_table
 from .clock import Clock
 from .decode import ImageError, decode, read
 from .geometry import fit
-from .job import Job, computing, placed, prepared
+from .job import Job, compute_with, placed, prepared
 from .manifest import Item, path_of
 from .rows import Row, halved
 from .shards import Commit, commit, read_marker, read_shard
@@ -76,7 +76,8 @@ def _rows(job: Job, items: Sequence[Item], clock: Clock) -> list[Row]:
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
     with _model_lock:
         network = prepared(job.model, job.device, job.precision)
-    with computing(job.threads), ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    compute_with(job.threads)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         loading = [[reader.submit(_load, row, job, clock) for row in batch] for batch in batches[:2]]
         writing: list[Future[None]] = []
         for number, batch in enumerate(batches):

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,18 +33,29 @@ class Loaded(NamedTuple):
 Weights = Literal["DEFAULT"] | Path | None
 
 
+@cache
+def torchvision() -> Any:
+    """Import torchvision; raise `UsageError` where it is absent or was built for another torch."""
+    try:
+        import torchvision
+    except (ImportError, RuntimeError) as exc:
+        reason = str(exc).splitlines()[0]
+        raise UsageError(
+            f"torchvision does not load beside torch {torch.__version__} ({reason}): "
+            "install the one that belongs to it, from where that torch came from; --model demo works without"
+        ) from exc
+    return torchvision
+
+
 def torchvision_names() -> list[str]:
     """Return the names of torchvision's classification networks."""
-    from torchvision import models
-
+    models = torchvision().models
     return [str(name) for name in models.list_models(module=models)]
 
 
 def torchvision_weights(name: str) -> Any:
     """Return torchvision's entry of a network's DEFAULT weights: `url`, `meta`, `transforms`."""
-    from torchvision.models import get_model_weights
-
-    return get_model_weights(name).DEFAULT
+    return torchvision().models.get_model_weights(name).DEFAULT
 
 
 def torchvision_preset(name: str) -> Preset:
@@ -71,7 +83,7 @@ def from_torchvision(name: str, weights: Weights) -> Loaded:
 
 
 def _torchvision_model(name: str, weights: Weights) -> nn.Module:
-    from torchvision.models import get_model
+    get_model = torchvision().models.get_model
 
     if weights is None:
         return _build(name, init_weights=True)
@@ -92,7 +104,7 @@ AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 def _build(name: str, init_weights: bool, **options: int) -> nn.Module:
     """Build a torchvision network as its published weights need it, without loading them."""
-    from torchvision.models import get_model
+    get_model = torchvision().models.get_model
 
     if name in AUXILIARY:
         # the weights of these two expect pictures as Inception takes them and convert ImageNet's normalization

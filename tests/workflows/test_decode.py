@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from afterimage.workflows.decode import MAX_BYTES, MAX_PIXELS, ImageError, decode, read
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
+from afterimage.workflows.decode import MAX_BYTES, MAX_PIXELS, ImageError, decode, read
 from tests.workflows import fixtures
 from tests.workflows.fixtures import chunk, encoded, exif, jpeg, photograph, png
 

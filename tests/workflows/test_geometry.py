@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as F
-from afterimage.workflows.geometry import IMAGENET_MEAN, Geometry, fit
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
+from afterimage.workflows.geometry import IMAGENET_MEAN, Geometry, fit
 from tests.workflows.fixtures import photograph
 
 SIZES = [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import simplejpeg
 from markupsafe import Markup
 from PIL import Image
 
@@ -129,13 +130,19 @@ def picture(row: Row, name: str) -> Picture | None:
     if stored is None:
         return None
     data = stored["bytes"]
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    if max(height, width) > LARGEST:
+        data, height, width = reduced(data)
+    return Picture(Markup(f"data:image/jpeg;base64,{b64encode(data).decode()}"), width, height)
+
+
+def reduced(data: bytes) -> tuple[bytes, int, int]:
+    """Return a JPEG whose longer side is `LARGEST`, its height and its width."""
     with Image.open(io.BytesIO(data)) as image:
-        if max(image.size) > LARGEST:
-            image.thumbnail((LARGEST, LARGEST))
-            smaller = io.BytesIO()
-            image.save(smaller, "jpeg", quality=90)
-            data = smaller.getvalue()
-        return Picture(Markup(f"data:image/jpeg;base64,{b64encode(data).decode()}"), *image.size)
+        image.thumbnail((LARGEST, LARGEST))
+        smaller = io.BytesIO()
+        image.save(smaller, "jpeg", quality=90)
+        return smaller.getvalue(), image.height, image.width
 
 
 def side(cards: Iterable[Card]) -> int | None:
