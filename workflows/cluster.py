@@ -93,10 +93,8 @@ def connected(
     count = min(shards, workers or default_workers(threads, device))
     with _local_cluster(count) as cluster, Client(cluster) as client:
         client.register_plugin(_local_worker())
-        plural = "" if count == 1 else "s"
-        say(
-            f"local cluster: {count} worker{plural} on {device}, {threads} thread(s) a model call, {cluster.dashboard_link}"
-        )
+        workers_said = "1 worker" if count == 1 else f"{count} workers"
+        say(f"local cluster: {workers_said} on {device}, {threads} thread(s) a model call, {cluster.dashboard_link}")
         yield client
 
 

@@ -242,7 +242,7 @@ def test_other_categories_are_another_run(photographs, module, tmp_path):
     given = {"model": "tests.networks:mixed", "crop": 32, "mean": (0.5,) * 3, "std": (0.25,) * 3, "limit": 3}
     local("saliency", photographs, tmp_path / "out", categories=str(names), **given)
     names.write_text("a\nb\nc\nd\nx\n")
-    with pytest.raises(RefusedError, match="model.categories"):
+    with pytest.raises(RefusedError, match=r"model\.categories"):
         local("saliency", photographs, tmp_path / "out", categories=str(names), **given)
     with pytest.raises(UsageError, match="categories: the model has its own already"):
         local("saliency", photographs, tmp_path / "two", model=module, categories=str(names))
