@@ -293,6 +293,27 @@ def test_pictures_of_any_size_where_the_network_takes_them(photographs, module, 
     assert sizes == [(40, 60), (52, 33), (40, 60)]
 
 
+@pytest.mark.parametrize(("fit", "box"), [("squash", (0, 0, 60, 40)), ("pad", (0, -10, 60, 50))])
+def test_other_ways_to_fit_a_picture(photographs, module, tmp_path, fit, box):
+    local("saliency", photographs, tmp_path / "out", model=module, fit=fit, limit=1)
+    (row,) = rows_of(tmp_path / "out")
+    assert row["heatmap_height"] == row["heatmap_width"] == 32
+    found = [row[f"crop_box_{corner}"] for corner in ("x0", "y0", "x1", "y1")]
+    np.testing.assert_allclose(found, box, atol=1)
+
+
+def test_bfloat16_is_near_and_written_down(module, tmp_path):
+    inputs = write_photographs(tmp_path / "inputs", 4, (32, 32))
+    for precision in ("fp32", "bf16"):
+        local("saliency", inputs, tmp_path / "out", model=module, precision=precision, name=precision)
+    exact, rounded = ([heatmap_of(row, "heatmap") for row in rows_of(tmp_path / "out", name)] for name in ("fp32", "bf16"))
+    for one, other in zip(exact, rounded, strict=True):
+        # 8 bits of mantissa, and a ReLU here and there that decides otherwise
+        assert 0 < np.linalg.norm(one - other) < 0.25 * np.linalg.norm(one)
+    run_json = json.loads((tmp_path / "out" / "bf16" / "run.json").read_text())
+    assert run_json["config"]["precision"] == "bf16"
+
+
 def test_neurons_explain_themselves_and_predictions_stay(photographs, module, tmp_path):
     local("saliency", photographs, tmp_path / "out", model=module, of="convolutions.2:3", limit=2)
     row = rows_of(tmp_path / "out")[0]

@@ -70,7 +70,8 @@ def light(rng: Generator) -> Picture:
     """A soft gradient of brightness over the picture."""
     columns, rows = np.meshgrid(*2 * [np.linspace(-1, 1, SIZE, dtype=np.float32)])
     slopes = rng.uniform(-0.12, 0.12, 2).astype(np.float32)
-    return (1 + slopes[0] * rows + slopes[1] * columns)[..., None]
+    plane: Plane = 1 + slopes[0] * rows + slopes[1] * columns
+    return plane[..., None]
 
 
 def distract(picture: Picture, rng: Generator) -> Picture:
@@ -127,8 +128,8 @@ def surface(rng: Generator, cover: Plane, picture: Picture) -> Picture:
     """Paint for the object: two shades of the candidate color farthest from what lies beneath, and a rim."""
     beneath = picture[cover > 0].mean(0)
     color = max((vivid(rng) for _ in range(4)), key=lambda candidate: float(np.abs(candidate - beneath).sum()))
-    other = tuple(0.72 * part + 0.28 * float(rng.random()) for part in color)
-    paint = mix(color, other, pattern(rng))
+    red, green, blue = (0.72 * part + 0.28 * float(rng.random()) for part in color)
+    paint = mix(color, (red, green, blue), pattern(rng))
     rim = (cover > 0) & (cv2.erode(cover, np.ones((3, 3), np.uint8)) < 0.5)
     paint[rim] *= np.float32(rng.uniform(0.45, 0.8))
     return paint
@@ -141,14 +142,16 @@ def pattern(rng: Generator) -> Plane:
     along = np.cos(turn) * columns + np.sin(turn) * rows
     across = np.cos(turn) * rows - np.sin(turn) * columns
     waves = np.sin(along * (2 * np.pi / period)), np.sin(across * (2 * np.pi / period))
+    shade: Plane
     match int(rng.integers(5)):
         case 0:
-            return np.clip(0.5 + 2 * waves[0], 0, 1).astype(np.float32)
+            shade = np.clip(0.5 + 2 * waves[0], 0, 1)
         case 1:
-            return np.clip(4 * (waves[0] * waves[1] - 0.3), 0, 1).astype(np.float32)
+            shade = np.clip(4 * (waves[0] * waves[1] - 0.3), 0, 1)
         case 2:
-            return np.clip(0.5 + 4 * waves[0] * waves[1], 0, 1).astype(np.float32)
+            shade = np.clip(0.5 + 4 * waves[0] * waves[1], 0, 1)
         case 3:
-            return (0.5 + 0.5 * np.sin(along / 30)).astype(np.float32)
+            shade = 0.5 + 0.5 * np.sin(along / 30)
         case _:
-            return noise(rng, 24)
+            shade = noise(rng, 24)
+    return shade.astype(np.float32)
