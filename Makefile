@@ -19,6 +19,9 @@ help:
 setup: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml setup.py constraints.txt $(SOURCES)
+	@command -v $(or $(PYTHON),python3) >/dev/null || { printf "missing: Python 3.11 or newer\n\
+	  Debian/Ubuntu: sudo apt-get install python3 python3-venv python3-dev\n\
+	  macOS:         brew install python@3.12\n" >&2; exit 1; }
 	@$(or $(PYTHON),python3) preflight.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python preflight.py --constraints > $(VENV)/constraints.txt
