@@ -13,12 +13,14 @@ from multiprocessing import forkserver
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 PRELOADED = ["distributed", "afterimage.workflows.task", "afterimage.workflows.preload"]
 # Activations of tens of megabytes come and go with every batch: given back to the system each time, they would cost a
-# page fault per 4 KB. So glibc keeps what it can, and torch asks for the rest in huge pages.
+# page fault per 4 KB. So glibc keeps what it can, in one arena for all threads, and torch asks for the rest in huge
+# pages.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": "33554432",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
-    "MALLOC_TOP_PAD_": "67108864",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": "134217728",
+    "MALLOC_TOP_PAD_": "16777216",
     "THP_MEM_ALLOC_ENABLE": "1",
 }
 

@@ -163,7 +163,7 @@ def _job(
         geometry=Geometry(settings.fit, preset.size, preset.resize, preset.interpolation),
         precision=resolved_precision(settings.precision, device),
         device=device,
-        batch_size=settings.batch_size or (64 if device.startswith("cuda") else 8),
+        batch_size=settings.batch_size or (64 if device.startswith("cuda") else 4),
         threads=settings.threads,
         keep=settings.keep,
         heatmap_size=settings.heatmap_size,

@@ -40,7 +40,7 @@ class Settings:
     keep: Keep = option("all", "what is stored beside the figures: nothing, the maps, or the maps and pictures")
     heatmap_size: int | None = option(None, "longer side of the stored maps; default: the network's input")
     limit: int | None = option(None, "only the first N images")
-    batch_size: int | None = option(None, "images per model call; default: 8 on a CPU, 64 on a GPU")
+    batch_size: int | None = option(None, "images per model call; default: 4 on a CPU, 64 on a GPU")
     shard_size: int | None = option(None, "images per task; default: by the number of images")
     device: str = option("auto", "auto, cpu, cuda or cuda:N")
     precision: Literal["fp32", "bf16", "auto"] = option(

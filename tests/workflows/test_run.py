@@ -141,12 +141,12 @@ def test_another_configuration_is_refused_with_the_difference(photographs, modul
     before = files_of(tmp_path / "out")
     with pytest.raises(RefusedError, match=r"options.score was 'logit', now 'probability'; .*--name NAME"):
         local("saliency", photographs, tmp_path / "out", model=module, score="probability")
-    with pytest.raises(RefusedError, match="batch_size was 8, now 4"):
-        local("saliency", photographs, tmp_path / "out", model=module, batch_size=4)
+    with pytest.raises(RefusedError, match="batch_size was 4, now 2"):
+        local("saliency", photographs, tmp_path / "out", model=module, batch_size=2)
     assert files_of(tmp_path / "out") == before
     local("saliency", photographs, tmp_path / "out", model=module, score="probability", name="second")
     assert [job["job"] for job in status(tmp_path / "out")] == ["saliency", "second"]
-    summary = local("saliency", photographs, tmp_path / "out", model=module, batch_size=4, mode="overwrite")
+    summary = local("saliency", photographs, tmp_path / "out", model=module, batch_size=2, mode="overwrite")
     assert summary.computed == 11
 
 
@@ -306,7 +306,9 @@ def test_bfloat16_is_near_and_written_down(module, tmp_path):
     inputs = write_photographs(tmp_path / "inputs", 4, (32, 32))
     for precision in ("fp32", "bf16"):
         local("saliency", inputs, tmp_path / "out", model=module, precision=precision, name=precision)
-    exact, rounded = ([heatmap_of(row, "heatmap") for row in rows_of(tmp_path / "out", name)] for name in ("fp32", "bf16"))
+    exact, rounded = (
+        [heatmap_of(row, "heatmap") for row in rows_of(tmp_path / "out", name)] for name in ("fp32", "bf16")
+    )
     for one, other in zip(exact, rounded, strict=True):
         # 8 bits of mantissa, and a ReLU here and there that decides otherwise
         assert 0 < np.linalg.norm(one - other) < 0.25 * np.linalg.norm(one)
