@@ -299,7 +299,7 @@ def test_other_ways_to_fit_a_picture(photographs, module, tmp_path, fit, box):
     (row,) = rows_of(tmp_path / "out")
     assert row["heatmap_height"] == row["heatmap_width"] == 32
     found = [row[f"crop_box_{corner}"] for corner in ("x0", "y0", "x1", "y1")]
-    np.testing.assert_allclose(found, box, atol=1)
+    np.testing.assert_allclose(found, box, atol=2)  # a pixel of the input stands for 1.9 of the picture
 
 
 def test_bfloat16_is_near_and_written_down(module, tmp_path):
