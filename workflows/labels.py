@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from afterimage.errors import UsageError, nearest
+from afterimage.models.network import folded
 
 from .manifest import Item, path_of
 
@@ -81,11 +82,7 @@ def _parquet(file: Path) -> dict[str, list[Any]]:
 
 def labels_by_class(labels: Iterable[str], categories: Sequence[str]) -> dict[str, int]:
     """Return the class of each label that has one: by name, forgiving case, underscores and hyphens, or by index."""
-    folded = {_fold(name): index for index, name in reversed(list(enumerate(categories)))}
+    by_name = {folded(name): index for index, name in reversed(list(enumerate(categories)))}
     numbered = {str(index): index for index in range(len(categories))}
-    classes = {label: folded.get(_fold(label), numbered.get(label)) for label in set(labels)}
+    classes = {label: by_name.get(folded(label), numbered.get(label)) for label in set(labels)}
     return {label: index for label, index in sorted(classes.items()) if index is not None}
-
-
-def _fold(name: str) -> str:
-    return " ".join(name.replace("_", " ").replace("-", " ").lower().split())

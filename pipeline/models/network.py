@@ -68,11 +68,11 @@ class Network(nn.Module):
 
 def unique(categories: Sequence[str]) -> tuple[str, ...]:
     """Return the names with each repeated one followed by its index, as "crane (517)": a name finds one class."""
-    repeated = Counter(_folded(name) for name in categories)
+    repeated = Counter(folded(name) for name in categories)
     seen: set[str] = set()
     names = []
     for index, name in enumerate(categories):
-        key = _folded(name)
+        key = folded(name)
         names.append(f"{name} ({index})" if repeated[key] > 1 and key in seen else name)
         seen.add(key)
     return tuple(names)
@@ -92,10 +92,10 @@ def class_index(model: nn.Module | Sequence[str] | None, name_or_index: str | in
         return _checked_index(int(text), categories)
     if not categories:
         raise UsageError(f"no class {text!r}: the network has no category names; give an index, or --categories FILE")
-    folded = {_folded(name): index for index, name in reversed(list(enumerate(categories)))}
-    if _folded(text) not in folded:
+    by_name = {folded(name): index for index, name in reversed(list(enumerate(categories)))}
+    if folded(text) not in by_name:
         raise UsageError(f"no class {text!r} among the network's {len(categories)}{nearest(text, categories)}")
-    return folded[_folded(text)]
+    return by_name[folded(text)]
 
 
 def _checked_index(index: int, categories: Sequence[str] | None) -> int:
@@ -105,7 +105,8 @@ def _checked_index(index: int, categories: Sequence[str] | None) -> int:
     return index
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """Return a name without regard to case, underscores, hyphens and spacing."""
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
