@@ -80,8 +80,8 @@ void guided_relu_backward(std::uintptr_t grad_output, std::uintptr_t output, std
     const float ceiling = std::isinf(upper) ? std::numeric_limits<float>::quiet_NaN() : rounded<T>(upper);
     const Problem<T> problem{reinterpret_cast<const T*>(grad_output), reinterpret_cast<const T*>(output),
                              reinterpret_cast<T*>(grad_input), use_forward, use_gradient, ceiling};
-    const auto kernel = isa() == Isa::avx512 ? avx512<T> : isa() == Isa::avx2 ? avx2<T> : baseline<T>;
-    parallel(size, threads, [&](std::int64_t begin, std::int64_t end) { kernel(problem, begin, end); });
+    const auto kernel = isa() >= Isa::avx512 ? avx512<T> : isa() == Isa::avx2 ? avx2<T> : baseline<T>;
+    parallel_ranges(size, threads, [&](std::int64_t begin, std::int64_t end) { kernel(problem, begin, end); });
 }
 
 template void guided_relu_backward<float>(std::uintptr_t, std::uintptr_t, std::uintptr_t, std::int64_t, bool, bool,

@@ -68,7 +68,7 @@ def _backward_cpu(grad_output: Tensor, output: Tensor, rule: str, upper: float) 
         rule != "deconvnet",
         rule != "gradient",
         upper,
-        torch.get_num_threads(),
+        kernels.threads(),
     )
     return grad_input
 

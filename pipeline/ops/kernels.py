@@ -8,6 +8,7 @@ from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from ..errors import UsageError
@@ -42,6 +43,20 @@ def _cpu() -> ModuleType | None:
         )
         return None
     return _loaded()
+
+
+def threads() -> int:
+    """Return how many threads a kernel may use: ``AFTERIMAGE_NUM_THREADS``, or else as many as torch.
+
+    Raises:
+        UsageError: the variable is no whole number above 0.
+    """
+    asked = os.environ.get("AFTERIMAGE_NUM_THREADS", "")
+    if not asked:
+        return torch.get_num_threads()
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UsageError(f"AFTERIMAGE_NUM_THREADS is {asked!r}, expected a whole number above 0; unset it for torch's")
+    return int(asked)
 
 
 def _loaded() -> ModuleType:
