@@ -22,7 +22,11 @@ kernels = Pybind11Extension(
     include_dirs=["csrc"],
     depends=sorted(map(str, Path("csrc").rglob("*.h"))),
     cxx_std=17,
-    extra_compile_args=["-O3", "-ffp-contract=off", "-pthread"],  # no fused multiply-add behind our back: same bits on every ISA
+    extra_compile_args=[
+        "-O3",
+        "-ffp-contract=off",
+        "-pthread",
+    ],  # no fused multiply-add behind our back: same bits on every ISA
     extra_link_args=["-pthread"],
 )
 

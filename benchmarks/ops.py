@@ -40,7 +40,7 @@ def guided_relu_kernel(shape: list[int], precision: str) -> Call:
     """The compiled kernel, by way of the operator that autograd calls."""
     from afterimage.ops import kernels
 
-    if kernels.cpu() is None:
+    if kernels.module("cpu") is None:
         raise RuntimeError("the compiled kernels are not in use: run 'pip install .', unset AFTERIMAGE_KERNELS")
     gradient, output = _pair(shape, precision)
     return lambda: torch.ops.afterimage.guided_relu_backward(gradient, output, "guided", torch.inf)  # type: ignore[no-any-return]

@@ -23,9 +23,6 @@ from . import kernels
 Rule = Literal["gradient", "deconvnet", "guided"]
 _RULES: tuple[str, ...] = get_args(Rule)
 
-# Other floating-point types (float64, float16) and other devices than the CPU take the reference: the same values.
-_COMPILED = {torch.float32: "guided_relu_backward_float32", torch.bfloat16: "guided_relu_backward_bfloat16"}
-
 
 def reference(grad_output: Tensor, output: Tensor, rule: str, upper: float) -> Tensor:
     """Return the gradient of the input, in plain torch; all tensors have the shape and type of `output`."""
@@ -47,29 +44,13 @@ def _forward(input: Tensor, rule: str, upper: float) -> Tensor:
 @torch.library.custom_op("afterimage::guided_relu_backward", mutates_args=())
 def _backward(grad_output: Tensor, output: Tensor, rule: str, upper: float) -> Tensor:
     _check_pair(grad_output, output)
-    dense = torch.empty_like(output)
-    return reference(kernels.laid_out(grad_output, dense), kernels.laid_out(output, dense), rule, upper)
-
-
-@_backward.register_kernel("cpu")
-def _backward_cpu(grad_output: Tensor, output: Tensor, rule: str, upper: float) -> Tensor:
-    _check_pair(grad_output, output)
     grad_input = torch.empty_like(output)
     grad_output, output = kernels.laid_out(grad_output, grad_input), kernels.laid_out(output, grad_input)
-    name = _COMPILED.get(output.dtype)
-    module = kernels.cpu() if name else None
-    if name is None or module is None:
+    kernel = kernels.kernel("guided_relu_backward", output)
+    if kernel is None:
         return reference(grad_output, output, rule, upper)
-    getattr(module, name)(
-        grad_output.data_ptr(),
-        output.data_ptr(),
-        grad_input.data_ptr(),
-        grad_input.numel(),
-        rule != "deconvnet",
-        rule != "gradient",
-        upper,
-        kernels.threads(),
-    )
+    addresses = (tensor.data_ptr() for tensor in (grad_output, output, grad_input))
+    kernel(*addresses, output.numel(), rule != "deconvnet", rule != "gradient", upper)
     return grad_input
 
 

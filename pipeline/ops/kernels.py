@@ -1,10 +1,11 @@
-"""The compiled kernels: found, checked and announced once."""
+"""The compiled kernels: found, checked and announced once per device."""
 
 import importlib
 import os
 import threading
 import warnings
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -13,12 +14,33 @@ from torch import Tensor
 
 from ..errors import UsageError
 
-_MODULE = "afterimage._cpu"
+_MODULES = {"cpu": "afterimage._cpu", "cuda": "afterimage._cuda"}
+_BUILDS = {"cpu": "'pip install .' builds it", "cuda": "'pip install .' builds it where nvcc is found"}
 _lock = threading.Lock()
 
 
-def cpu() -> ModuleType | None:
-    """Return the module of CPU kernels, or None where the references in torch are to be used.
+def kernel(name: str, tensor: Tensor) -> Callable[..., None] | None:
+    """Return the kernel called `name` for the device and type of `tensor`, or None where the reference is to be used.
+
+    A kernel takes addresses (`Tensor.data_ptr()`), sizes and options; how many threads it may use, or which device
+    and stream, is appended here. None: the type or the device has none, or `module` says so.
+    """
+    found = module(tensor.device.type) if tensor.device.type in _MODULES else None
+    function = getattr(found, f"{name}_{str(tensor.dtype).removeprefix('torch.')}", None)
+    if function is None:
+        return None
+    return partial(_call, function, tensor.device)
+
+
+def _call(function: Callable[..., None], device: torch.device, *arguments: object) -> None:
+    """Call a kernel; its last arguments are the number of threads, or the device's index and the current stream."""
+    if device.type == "cpu":
+        return function(*arguments, threads())
+    return function(*arguments, device.index, torch.cuda.current_stream(device).cuda_stream)
+
+
+def module(device: str) -> ModuleType | None:
+    """Return the module of kernels for "cpu" or "cuda", or None where the references in torch are to be used.
 
     That is so where the module was not built (a warning says it once) and under ``AFTERIMAGE_KERNELS=reference``.
 
@@ -27,22 +49,29 @@ def cpu() -> ModuleType | None:
         UsageError: ``AFTERIMAGE_KERNELS`` or ``AFTERIMAGE_ISA`` holds a value that means nothing here.
     """
     with _lock:  # autograd and loaders call from several threads, and functools.cache may then call twice
-        return _cpu()
+        return _module(device)
 
 
 @cache
-def _cpu() -> ModuleType | None:
+def _module(device: str) -> ModuleType | None:
     choice = os.environ.get("AFTERIMAGE_KERNELS", "")
     if choice not in ("", "reference"):
         raise UsageError(f"AFTERIMAGE_KERNELS is {choice!r}, expected 'reference'; unset it for the compiled kernels")
     if choice == "reference":
         return None
-    if find_spec(_MODULE) is None:
-        warnings.warn(
-            f"{_MODULE} is not built: references in torch are used, slower; 'pip install .' builds it", stacklevel=2
-        )
+    name, builds = _MODULES[device], _BUILDS[device]
+    if find_spec(name) is None:
+        warnings.warn(f"{name} is not built: references in torch are used, slower; {builds}", stacklevel=2)
         return None
-    return _loaded()
+    try:
+        found = importlib.import_module(name)
+    except ImportError as cause:
+        raise ImportError(f"{name} is built but does not load: {cause}; 'pip install .' builds it anew") from cause
+    try:
+        found.isa()
+    except ValueError as cause:
+        raise UsageError(str(cause)) from cause
+    return found
 
 
 def threads() -> int:
@@ -57,18 +86,6 @@ def threads() -> int:
     if not asked.isdecimal() or int(asked) < 1:
         raise UsageError(f"AFTERIMAGE_NUM_THREADS is {asked!r}, expected a whole number above 0; unset it for torch's")
     return int(asked)
-
-
-def _loaded() -> ModuleType:
-    try:
-        module = importlib.import_module(_MODULE)
-    except ImportError as cause:
-        raise ImportError(f"{_MODULE} is built but does not load: {cause}; 'pip install .' builds it anew") from cause
-    try:
-        module.isa()
-    except ValueError as cause:
-        raise UsageError(str(cause)) from cause
-    return module
 
 
 def laid_out(tensor: Tensor, like: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The six checks that every op passes, driven by a table of cases.
 
 forward and gradient against the reference in float64, over awkward inputs · gradcheck where the backward is the
-derivative · torch.library.opcheck · twice bit-equal. A test module lists its cases and calls `parametrize`.
+derivative · torch.library.opcheck · twice bit-equal. A test module lists its cases and calls `parametrize`. On a GPU
+the same rows run again, marked `gpu`, in float16 too.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 # Relative and absolute error against float64: a few hundred roundings of each type's unit.
-TOLERANCES = {torch.float64: 1e-13, torch.float32: 3e-5, torch.bfloat16: 2e-2}
+TOLERANCES = {torch.float64: 1e-13, torch.float32: 3e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+DTYPES = {"cpu": (torch.float64, torch.float32, torch.bfloat16), "cuda": tuple(TOLERANCES)}
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,17 @@ class Case:
     derivative: bool  # whether `gradient` is the derivative of `forward`
     exact: bool = False  # no rounding: every dtype agrees with float64 to the last bit
     operators: tuple[tuple[Any, Callable[[Tensor], tuple[Any, ...]]], ...] = field(default=(), repr=False)
+    rank: int | None = None  # the number of dimensions that the inputs must have; None: any
+    sums: bool = False  # results add up so many terms that those of half types are float32
 
     def __str__(self) -> str:
         return self.name
 
     def tolerance(self, dtype: torch.dtype) -> float:
         return 0.0 if self.exact else TOLERANCES[dtype]
+
+    def result(self, dtype: torch.dtype) -> torch.dtype:
+        return torch.promote_types(dtype, torch.float32) if self.sums else dtype
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -59,36 +66,40 @@ INPUTS: dict[str, Callable[[], Tensor]] = {
 }
 
 
-def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert to `dtype`, keeping the strides, also of views with gaps."""
+def cast(tensor: Tensor, dtype: torch.dtype, device: str = "cpu") -> Tensor:
+    """Convert to `dtype` on `device`, keeping the strides, also of views with gaps."""
     whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())
-    return whole.to(dtype).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    return whole.to(device, dtype).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def gradients_of(output: Tensor) -> Iterator[Tensor]:
     """Yield upstream gradients: contiguous, in the output's own layout, and expanded from one number."""
-    contiguous = random(*output.shape, seed=1).to(output.dtype)
+    contiguous = random(*output.shape, seed=1).to(output)
     yield contiguous
     yield torch.empty_like(output).copy_(contiguous)
-    yield torch.ones((), dtype=output.dtype).expand(output.shape)
+    yield torch.ones((), dtype=output.dtype, device=output.device).expand(output.shape)
     if output.isnan().any():  # rolled, so that the special values meet others
-        yield special().to(output.dtype).flatten().roll(5).reshape(output.shape)
+        yield special().to(output).flatten().roll(5).reshape(output.shape)
 
 
 def assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+    """Compare with a result in float64; where terms cancel, the largest value is the measure of the error."""
+    largest = float(expected.nan_to_num(posinf=0, neginf=0).abs().max()) if tolerance and expected.numel() else 0.0
+    torch.testing.assert_close(
+        actual.double(), expected, rtol=tolerance, atol=tolerance * max(1.0, largest), equal_nan=True
+    )
 
 
-def check_forward(case: Case, make: Callable[[], Tensor], dtype: torch.dtype) -> None:
-    images = cast(make(), dtype)
+def check_forward(case: Case, make: Callable[[], Tensor], dtype: torch.dtype, device: str) -> None:
+    images = cast(make(), dtype, device)
     output = case.function(images)
-    assert output.dtype == dtype
+    assert (output.dtype, output.device) == (case.result(dtype), images.device)
     assert output.shape == case.forward(images.double()).shape
     assert_near(output, case.forward(images.double()), case.tolerance(dtype))
 
 
-def check_gradient(case: Case, make: Callable[[], Tensor], dtype: torch.dtype) -> None:
-    images = cast(make(), dtype).requires_grad_()
+def check_gradient(case: Case, make: Callable[[], Tensor], dtype: torch.dtype, device: str) -> None:
+    images = cast(make(), dtype, device).requires_grad_()
     for grad_output in gradients_of(case.function(images).detach()):
         (grad_input,) = torch.autograd.grad(case.function(images), images, grad_output)
         assert (grad_input.dtype, grad_input.shape) == (dtype, images.shape)
@@ -96,20 +107,21 @@ def check_gradient(case: Case, make: Callable[[], Tensor], dtype: torch.dtype) -
         assert_near(grad_input, expected, case.tolerance(dtype))
 
 
-def check_derivative(case: Case) -> None:
-    images = random(2, 3, 5, 4).requires_grad_()
+def check_derivative(case: Case, device: str) -> None:
+    images = random(2, 3, 5, 4).to(device).requires_grad_()
     assert torch.autograd.gradcheck(case.function, (images,))
 
 
-def check_operators(case: Case) -> None:
+def check_operators(case: Case, device: str) -> None:
     for operator, arguments in case.operators:
         for name in ("empty", "odd", "strided", "channels_last"):  # half a second each
-            torch.library.opcheck(operator, arguments(cast(INPUTS[name](), torch.float32)))
+            torch.library.opcheck(operator, arguments(cast(INPUTS[name](), torch.float32, device)))
 
 
-def check_twice(case: Case, dtype: torch.dtype) -> None:
-    images = cast(INPUTS["huge"](), dtype).requires_grad_()
-    grad_output = random(*case.function(images).shape, seed=1).to(dtype)
+def check_twice(case: Case, dtype: torch.dtype, device: str) -> None:
+    images = cast(INPUTS["huge"](), dtype, device).requires_grad_()
+    output = case.function(images)
+    grad_output = random(*output.shape, seed=1).to(output)
 
     def run() -> list[Tensor]:
         output = case.function(images)
@@ -128,19 +140,26 @@ def bits(tensor: Tensor) -> Tensor:
 
 
 def parametrize(cases: list[Case]) -> pytest.MarkDecorator:
-    """Decorate a test that takes `check` and calls it: one test per case, check, dtype and input."""
+    """Decorate a test that takes `check` and calls it: one test per case, check, device, dtype and input."""
     assert any(case.operators for case in cases), "no case names the operators for opcheck"
-    return pytest.mark.parametrize("check", [row for case in cases for row in _rows(case)])
+    return pytest.mark.parametrize("check", [row for case in cases for device in DTYPES for row in _rows(case, device)])
 
 
-def _rows(case: Case) -> Iterator[Any]:
-    for dtype in TOLERANCES:
+def _rows(case: Case, device: str) -> Iterator[Any]:
+    marks = pytest.mark.gpu if device == "cuda" else ()
+
+    def row(check: Callable[..., None], *arguments: Any, name: str) -> Any:
+        where = "-cuda" if device == "cuda" else ""
+        return pytest.param(partial(check, case, *arguments, device), id=f"{case}-{name}{where}", marks=marks)
+
+    makers = {name: make for name, make in INPUTS.items() if case.rank in (None, make().ndim)}
+    for dtype in DTYPES[device]:
         short = str(dtype).removeprefix("torch.")
-        for name, make in INPUTS.items():
-            yield pytest.param(partial(check_forward, case, make, dtype), id=f"{case}-forward-{short}-{name}")
-            yield pytest.param(partial(check_gradient, case, make, dtype), id=f"{case}-gradient-{short}-{name}")
-        yield pytest.param(partial(check_twice, case, dtype), id=f"{case}-twice-{short}")
+        for name, make in makers.items():
+            yield row(check_forward, make, dtype, name=f"forward-{short}-{name}")
+            yield row(check_gradient, make, dtype, name=f"gradient-{short}-{name}")
+        yield row(check_twice, dtype, name=f"twice-{short}")
     if case.derivative:
-        yield pytest.param(partial(check_derivative, case), id=f"{case}-gradcheck")
+        yield row(check_derivative, name="gradcheck")
     if case.operators:
-        yield pytest.param(partial(check_operators, case), id=f"{case}-opcheck")
+        yield row(check_operators, name="opcheck")

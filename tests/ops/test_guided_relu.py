@@ -259,7 +259,7 @@ def test_kernel_takes_dense_tensors_without_copies(
     monkeypatch: pytest.MonkeyPatch, output_format: torch.memory_format, grad_format: torch.memory_format
 ) -> None:
     recorder = Recorder()
-    monkeypatch.setattr(kernels, "cpu", lambda: recorder)
+    monkeypatch.setattr(kernels, "module", lambda device: recorder)
     output = torch.ones(2, 3, 5, 7).contiguous(memory_format=output_format)
     grad_output = torch.ones(2, 3, 5, 7).contiguous(memory_format=grad_format)
     grad_input = backward(grad_output, output)

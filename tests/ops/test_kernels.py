@@ -46,9 +46,9 @@ print(module.isa(), digest.hexdigest())
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the module of kernels be looked for again, now and after the test."""
     monkeypatch.delenv("AFTERIMAGE_KERNELS", raising=False)
-    kernels._cpu.cache_clear()
+    kernels._module.cache_clear()
     yield
-    kernels._cpu.cache_clear()
+    kernels._module.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_baseline_code_uses_no_newer_instructions(module_file: str) -> None:
 
 @pytest.mark.usefixtures("fresh")
 def test_kernels_are_used_where_built() -> None:
-    module = kernels.cpu()
+    module = kernels.module("cpu")
     assert module is not None
     assert module.isa() in ISAS
 
@@ -163,8 +163,8 @@ def test_kernels_are_used_where_built() -> None:
 @pytest.mark.usefixtures("fresh")
 def test_missing_module_is_announced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = backward_of_three()
-    kernels._cpu.cache_clear()
-    monkeypatch.setattr(kernels, "_MODULE", "afterimage._not_built")
+    kernels._module.cache_clear()
+    monkeypatch.setitem(kernels._MODULES, "cpu", "afterimage._not_built")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert backward_of_three() == backward_of_three() == expected == [0.0, 0.0, 1.0]
@@ -175,7 +175,7 @@ def test_missing_module_is_announced_once(monkeypatch: pytest.MonkeyPatch) -> No
 def test_broken_module_raises_with_the_cause(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / f"broken_kernels{EXTENSION_SUFFIXES[0]}").write_bytes(b"no shared object")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(kernels, "_MODULE", "broken_kernels")
+    monkeypatch.setitem(kernels._MODULES, "cpu", "broken_kernels")
     with pytest.raises(ImportError, match=r"broken_kernels is built but does not load: .*broken_kernels") as raised:
         backward_of_three()
     assert isinstance(raised.value.__cause__, ImportError)
@@ -186,7 +186,7 @@ def test_reference_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFTERIMAGE_KERNELS", "reference")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert kernels.cpu() is None
+        assert kernels.module("cpu") is None
         assert backward_of_three() == [0.0, 0.0, 1.0]
 
 
@@ -194,13 +194,13 @@ def test_reference_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_choice_of_kernels_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFTERIMAGE_KERNELS", "refrence")
     with pytest.raises(UsageError, match="AFTERIMAGE_KERNELS is 'refrence', expected 'reference'"):
-        kernels.cpu()
+        kernels.module("cpu")
 
 
 @pytest.mark.usefixtures("fresh")
 def test_refused_instruction_set_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "refusing_kernels.py").write_text("def isa(): raise ValueError('AFTERIMAGE_ISA is sse9')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(kernels, "_MODULE", "refusing_kernels")
+    monkeypatch.setitem(kernels._MODULES, "cpu", "refusing_kernels")
     with pytest.raises(UsageError, match="AFTERIMAGE_ISA is sse9"):
-        kernels.cpu()
+        kernels.module("cpu")
