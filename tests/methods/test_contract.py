@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from afterimage import UsageError, draw
+from afterimage import registry as registered
 from afterimage.registry import Method, methods
 from tests.networks import mixed, pictures
 
@@ -192,6 +193,55 @@ def test_a_method_has_to_say_what_it_returns_and_takes(registry):
     undocumented = {"__call__": METHODS[-1].cls.__call__, "__annotations__": {"a": int}, "a": 3}
     with pytest.raises(TypeError, match=r"Odd: expected option\(default, help\) for a"):
         registry.register(type("Odd", (), undocumented), verb="odd")
+    assert "odd" not in registry.methods()
+
+
+class Both(NamedTuple):
+    heatmap: registered.Heatmap
+    fall: registered.Values | None
+    box: registered.Boxes
+    around: registered.ClassGrid
+    covered: registered.Images | None
+
+
+def declared(registry, returned, parameters="self, model, images, target=None"):
+    """Register a class whose details are annotated to return `returned`, and return what was made of it."""
+    space: dict[str, object] = {}
+    exec(f"def call(self, model, images, target=None): ...\ndef details({parameters}): ...", space)
+    space["call"].__annotations__["return"] = registry.Heatmap
+    space["details"].__annotations__["return"] = returned
+    registry.register(type("Odd", (), {"__call__": space["call"], "details": space["details"]}), verb="odd")
+    return registry.method("odd")
+
+
+def test_what_details_give_is_known_without_running_them(registry):
+    found = declared(registry, Both)
+    kinds = [("fall", "values"), ("box", "boxes"), ("around", "class_grid"), ("covered", "images")]
+    assert [(detail.name, detail.kind.name) for detail in found.details] == kinds
+    assert registry.method("saliency").details == ()
+
+
+@pytest.mark.parametrize(
+    ("returned", "parameters", "message"),
+    [
+        (registered.Heatmap, "self, model, images, target=None", "a NamedTuple that begins with the call's result"),
+        (NamedTuple("Late", [("fall", registered.Values)]), "self, model, images, target=None", "begins with"),
+        (Both, "self, model, images", "expected the call's parameters self, model, images, target, got self, model"),
+        (
+            NamedTuple("Bare", [("heatmap", registered.Heatmap), ("fall", Tensor)]),
+            "self, model, images, target=None",
+            "expected 'fall' to be Values, Boxes, ClassGrid or Images, got Tensor",
+        ),
+        (
+            NamedTuple("Twice", [("heatmap", registered.Heatmap), ("more", registered.Gradient)]),
+            "self, model, images, target=None",
+            "expected 'more' to be Values",
+        ),
+    ],
+)
+def test_details_have_to_say_what_they_return(registry, returned, parameters, message):
+    with pytest.raises(TypeError, match=message):
+        declared(registry, returned, parameters)
     assert "odd" not in registry.methods()
 
 
