@@ -31,7 +31,7 @@ def reference(image: Tensor, windows: Tensor, fill: Tensor) -> Tensor:
 
 
 def reference_backward(grad_output: Tensor, windows: Tensor, inside: bool) -> Tensor:
-    """Return the sum over b, (C, H, W), of `grad_output` (B, C, H, W) inside of window b, or outside; float32 of halves."""
+    """Return the sum over b of `grad_output` (B, C, H, W) inside of window b, or outside; float32 for half types."""
     terms = grad_output.masked_fill(_covered(windows, grad_output) != inside, 0)
     return terms.sum(0, dtype=torch.promote_types(grad_output.dtype, torch.float32))
 
@@ -208,4 +208,5 @@ def _check_values(image: Tensor, windows: Tensor, fill: Tensor) -> None:
 
 
 def _described(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)} ({tensor.layout})"
+    layout = "" if tensor.layout is torch.strided else f", {tensor.layout}"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}{layout}"
