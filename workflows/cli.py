@@ -111,11 +111,13 @@ def _told(facts: dict[str, Any], dry_run: bool) -> str:
     if dry_run:
         size = facts["predicted_bytes"] / 1e6
         return f"{facts['total']:,} images; {facts['shards']:,} shards to compute, {size:,.1f} MB, in {facts['folder']}"
+    from .progress import speed
+
     counts = ", ".join(f"{count:,} {status}" for status, count in facts["statuses"].items())
-    rate = facts["computed"] / max(facts["seconds"], 1e-9)
+    rate = speed(facts["computed"] / max(facts["seconds"], 1e-9))
     return (
         f"{counts or 'none'} of {facts['total']:,} images; "
-        f"{facts['computed']:,} computed in {facts['seconds']:.1f} s ({rate:.1f}/s)\npage: {facts['page']}"
+        f"{facts['computed']:,} computed in {facts['seconds']:.1f} s ({rate})\npage: {facts['page']}"
     )
 
 
