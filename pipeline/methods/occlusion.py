@@ -77,7 +77,8 @@ class Occlusion:
     fill: Fill | float | tuple[float, float, float] = option(
         0.5, "what covers: a grey or RED,GREEN,BLUE in [0, 1], mean (the image's own color) or blur (the image blurred)"
     )
-    score: Literal["logit", "probability"] = option("logit", "what falls")
+    # The paper plots the probability, which hardly falls while it is near one; the logit does.
+    score: Literal["logit", "probability"] = option("logit", "what falls; the paper takes the probability")
     of: Neuron | None = option(None, "a neuron instead of the class: layer[:channel[:y:x]]")
 
     def __post_init__(self) -> None:
@@ -157,7 +158,7 @@ class Occlusion:
 def _covered(images: Tensor, boxes: Tensor, fills: Sequence[float | Tensor]) -> Iterator[tuple[Tensor, list[int]]]:
     """Yield every image `(C, H, W)` under every window, one model call's at a time, and the image each belongs to."""
     count, windows, size = len(images) * len(boxes), len(boxes), images.shape[2] * images.shape[3]
-    most = min(PICTURES, max(1, PIXELS[images.device.type] // size))
+    most = min(PICTURES, max(1, PIXELS.get(images.device.type, PIXELS["cpu"]) // size))
     calls = math.ceil(count / most)  # of equal size, give or take one
     for start, stop in pairwise(call * count // calls for call in range(calls + 1)) if calls else ():
         parts, owners = [], []

@@ -14,6 +14,7 @@ BLUR = 1 / 4
 which structure smaller than the window fades. (Fong and Vedaldi 2017, arXiv:1704.03296, blur 224 pixels by 10.)"""
 
 _SIDES = "size in pixels: expected a side or height and width, whole numbers above 0"
+_PICTURED: tuple[Literal["mean"], Literal["blur"]] = ("mean", "blur")
 _FILLS = "fill: expected a grey or red,green,blue in [0, 1], mean or blur"
 
 
@@ -58,27 +59,26 @@ class Fill:
     value: float | tuple[float, float, float] | Literal["mean", "blur"]
 
     def __post_init__(self) -> None:
-        """Check that a color has one or three numbers in [0, 1]. Raises UsageError."""
-        if self.value in ("mean", "blur"):
-            return
-        numbers = self.value if isinstance(self.value, tuple) else (self.value,)
-        real = all(isinstance(number, int | float) and 0 <= number <= 1 for number in numbers)
-        if not real or len(numbers) not in (1, 3):
+        """Check that a grey is one number in [0, 1] and a color three. Raises UsageError."""
+        if isinstance(self.value, str):
+            fits = self.value in _PICTURED
+        else:
+            numbers = self.value if isinstance(self.value, tuple) else (self.value,) * 3
+            fits = len(numbers) == 3 and all(isinstance(one, int | float) and 0 <= one <= 1 for one in numbers)
+        if not fits:
             raise UsageError(f"{_FILLS}, got {self.value!r}")
 
     @classmethod
     def parse(cls, text: str) -> "Fill":
         """Read a number, `red,green,blue`, `mean` or `blur`. Raises UsageError."""
-        if text == "mean" or text == "blur":
-            return cls(text)
+        for name in _PICTURED:
+            if text == name:
+                return cls(name)
         try:
             numbers = tuple(map(float, text.split(",")))
         except ValueError:
-            near = nearest(text, ("mean", "blur"), 1)
-            raise UsageError(
-                f"fill: expected a grey or red,green,blue in [0, 1], mean or blur, got {text!r}{near}"
-            ) from None
-        return cls(numbers if len(numbers) > 1 else numbers[0])  # type: ignore[arg-type] # __post_init__ counts
+            raise UsageError(f"{_FILLS}, got {text!r}{nearest(text, _PICTURED, 1)}") from None
+        return cls(numbers if len(numbers) > 1 else numbers[0])  # type: ignore[arg-type] # its own check counts them
 
     @classmethod
     def of(cls, value: "Fill | float | tuple[float, float, float]") -> "Fill":
@@ -86,7 +86,9 @@ class Fill:
         return value if isinstance(value, Fill) else cls(value)
 
     def __str__(self) -> str:
-        return ",".join(map(str, self.value)) if isinstance(self.value, tuple) else str(self.value)
+        if isinstance(self.value, tuple):
+            return ",".join(str(float(one)) for one in self.value)
+        return self.value if isinstance(self.value, str) else str(float(self.value))
 
     def over(self, images: Tensor, window: Extent) -> Sequence[float | Tensor]:
         """Return what `occlude` takes as fill for each of the images `(N, C, H, W)`."""
@@ -94,7 +96,7 @@ class Fill:
             return list(images.mean((2, 3)))
         if self.value == "blur":
             return list(blurred(images, window.height * BLUR, window.width * BLUR))
-        color = self.value if isinstance(self.value, float) else images.new_tensor(self.value)
+        color = images.new_tensor(self.value) if isinstance(self.value, tuple) else self.value
         return [color] * len(images)
 
 

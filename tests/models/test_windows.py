@@ -46,6 +46,18 @@ def test_what_is_no_fill_is_refused(text):
         Fill.parse(text)
 
 
+@pytest.mark.parametrize("value", [2, -0.1, (0.5,), (0.1, 0.2), (0, 0, 1.5), ("0", "0", "0"), "grey"])
+def test_what_is_no_fill_is_refused_as_a_value(value):
+    with pytest.raises(UsageError, match="fill: expected"):
+        Fill(value)
+
+
+def test_whole_numbers_are_written_as_they_are_read():
+    for value in (1, (0, 1, 0)):
+        assert Fill.parse(str(Fill(value))) == Fill(value)
+        assert str(Fill.parse(str(Fill(value)))) == str(Fill(value))
+
+
 def test_a_misspelled_fill_names_the_nearest():
     with pytest.raises(UsageError, match="nearest: blur"):
         Fill.parse("blurr")
