@@ -43,7 +43,7 @@ def _forward(image: Tensor, windows: Tensor, fill: Tensor) -> Tensor:
     kernel = kernels.kernel("occlude", image)
     if kernel is None:
         return reference(image, windows, fill)
-    output = _forward_fake(image, windows, fill)
+    output = _output(image, windows)
     image = image.contiguous() if _layout(image) is torch.contiguous_format else image
     filler = _filler(fill, image)
     addresses = (tensor.data_ptr() for tensor in (image, windows, filler, output))
@@ -54,7 +54,7 @@ def _forward(image: Tensor, windows: Tensor, fill: Tensor) -> Tensor:
 @torch.library.custom_op("afterimage::occlude_backward", mutates_args=())
 def _backward(grad_output: Tensor, windows: Tensor, inside: bool) -> Tensor:
     windows = _on(grad_output, windows)
-    grad = _backward_fake(grad_output, windows, inside)
+    grad = _grad(grad_output)
     kernel = kernels.kernel("occlude_backward", grad_output)
     if kernel is None:
         return grad.copy_(reference_backward(grad_output, windows, inside))
@@ -67,15 +67,12 @@ def _backward(grad_output: Tensor, windows: Tensor, inside: bool) -> Tensor:
 
 @_forward.register_fake
 def _forward_fake(image: Tensor, windows: Tensor, fill: Tensor) -> Tensor:
-    shape = (len(windows), *image.shape)
-    return torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=_layout(image))
+    return _output(image, windows)
 
 
 @_backward.register_fake
 def _backward_fake(grad_output: Tensor, windows: Tensor, inside: bool) -> Tensor:
-    dtype = torch.promote_types(grad_output.dtype, torch.float32)
-    shape = (1, *grad_output.shape[1:])
-    return torch.empty(shape, dtype=dtype, device=grad_output.device, memory_format=_layout(grad_output))[0]
+    return _grad(grad_output)
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -141,6 +138,17 @@ def _covered(windows: Tensor, images: Tensor) -> Tensor:
     top, left, bottom, right = (edge[:, None] for edge in windows.unbind(1))
     y, x = (torch.arange(length, device=windows.device) for length in images.shape[-2:])
     return ((y >= top) & (y < bottom))[:, None, :, None] & ((x >= left) & (x < right))[:, None, None, :]
+
+
+def _output(image: Tensor, windows: Tensor) -> Tensor:
+    shape = (len(windows), *image.shape)
+    return torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=_layout(image))
+
+
+def _grad(grad_output: Tensor) -> Tensor:
+    dtype = torch.promote_types(grad_output.dtype, torch.float32)
+    shape = (1, *grad_output.shape[1:])
+    return torch.empty(shape, dtype=dtype, device=grad_output.device, memory_format=_layout(grad_output))[0]
 
 
 def _filler(fill: Tensor, image: Tensor) -> Tensor:
