@@ -118,9 +118,8 @@ class Bar:
         self._move()
 
     def _move(self) -> None:
-        failures, rate = self._counting.failures(), speed(self._counting.rate())
-        shown = {"rate": rate, "failures": failures and f"failed: {failures}"}
-        self._progress.update(self._task, completed=self._counting.done, **shown)
+        done, failures, rate = self._counting.done, self._counting.failures(), speed(self._counting.rate())
+        self._progress.update(self._task, completed=done, rate=rate, failures=failures and f"failed: {failures}")
 
 
 @contextmanager

@@ -363,6 +363,7 @@ def test_in_chromium_the_page_loads_from_disk_alone(tmp_path: Path, opened: Call
     assert min(widths) > 0
     assert tab.evaluate("document.scripts.length") == 0
     tab.locator("a[rel=next]").first.click()
+    tab.wait_for_load_state()
     assert tab.url.endswith("/2.html")
     assert tab.locator("article").count() == 48
     assert quote(MULTILINE) in tab.locator("article h3 bdi").all_text_contents()
