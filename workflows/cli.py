@@ -94,7 +94,7 @@ def _click_option(option: Option) -> click.Option:
     kind: Any = str
     if option.choices:
         kind = click.Choice([str(choice) for choice in option.choices])
-    elif (int in kinds or float in kinds) and not any(kind is str or hasattr(kind, "parse") for kind in kinds):
+    elif not any(kind is str or hasattr(kind, "parse") for kind in kinds) and (int in kinds or float in kinds):
         kind = int if int in kinds else float
     shown = option.default is not None
     metavar = None if option.choices else option.name.rpartition("_")[2].upper()

@@ -13,7 +13,7 @@ BLUR = 1 / 4
 """Standard deviation of the fill `blur` as a share of the window's side, for each axis its own: 8 pixels for 32, with
 which structure smaller than the window fades. (Fong and Vedaldi 2017, arXiv:1704.03296, blur 224 pixels by 10.)"""
 
-_SIDES = "expected a side or height and width, whole numbers above 0"
+_SIDES = "size in pixels: expected a side or height and width, whole numbers above 0"
 _FILLS = "fill: expected a grey or red,green,blue in [0, 1], mean or blur"
 
 
@@ -34,7 +34,7 @@ class Extent:
         """Read `side` or `HEIGHTxWIDTH`. Raises UsageError."""
         sides = text.split("x")
         if len(sides) > 2 or not all(side.isascii() and side.isdecimal() for side in sides):
-            raise UsageError(f"expected a side, as 32, or HEIGHTxWIDTH, as 32x16, got {text!r}")
+            raise UsageError(f"size in pixels: expected a side, as 32, or HEIGHTxWIDTH, as 32x16, got {text!r}")
         return cls(int(sides[0]), int(sides[-1]))
 
     @classmethod

@@ -25,56 +25,91 @@ from . import kernels
 
 def reference(image: Tensor, windows: Tensor, fill: Tensor) -> Tensor:
     """Return (B, C, H, W) for an image (C, H, W), windows (B, 4) and a fill of shape (), (C,) or (C, H, W)."""
-    covered = _covered(windows, *image.shape[1:])
-    output = torch.where(covered, _as_picture(fill, image), image)
-    return output.contiguous(memory_format=_layout(image, channels=0))
+    picture = (fill[:, None, None] if fill.ndim == 1 else fill).expand_as(image)
+    output = torch.where(_covered(windows, image), picture, image)
+    return output.contiguous(memory_format=_layout(image))
 
 
 def reference_backward(grad_output: Tensor, windows: Tensor, inside: bool) -> Tensor:
-    """Return the sum over b, (C, H, W), of `grad_output` (B, C, H, W) inside of window b, or outside."""
-    covered = _covered(windows, *grad_output.shape[2:])
-    wide = grad_output.to(torch.promote_types(grad_output.dtype, torch.float32))
-    return wide.masked_fill(~covered if inside else covered, 0).sum(0).to(grad_output.dtype)
+    """Return the sum over b of `grad_output` (B, C, H, W) inside of window b, or outside; float32 for half types."""
+    terms = grad_output.masked_fill(_covered(windows, grad_output) != inside, 0)
+    return terms.sum(0, dtype=torch.promote_types(grad_output.dtype, torch.float32))
 
 
 @torch.library.custom_op("afterimage::occlude", mutates_args=())
 def _forward(image: Tensor, windows: Tensor, fill: Tensor) -> Tensor:
     _check_values(image, windows, fill)
-    return reference(image, _on(windows, image), fill)
+    windows = _on(image, windows)
+    kernel = kernels.kernel("occlude", image)
+    if kernel is None:
+        return reference(image, windows, fill)
+    output = _forward_fake(image, windows, fill)
+    image = image.contiguous() if _layout(image) is torch.contiguous_format else image
+    filler = _filler(fill, image)
+    addresses = (tensor.data_ptr() for tensor in (image, windows, filler, output))
+    kernel(*addresses, *output.shape, _layout(image) is torch.channels_last, fill.ndim == 3)
+    return output
 
 
 @torch.library.custom_op("afterimage::occlude_backward", mutates_args=())
 def _backward(grad_output: Tensor, windows: Tensor, inside: bool) -> Tensor:
-    return reference_backward(grad_output, _on(windows, grad_output), inside)
+    windows = _on(grad_output, windows)
+    grad = _backward_fake(grad_output, windows, inside)
+    kernel = kernels.kernel("occlude_backward", grad_output)
+    if kernel is None:
+        return grad.copy_(reference_backward(grad_output, windows, inside))
+    last = _layout(grad_output) is torch.channels_last
+    grad_output = grad_output if last else grad_output.contiguous()
+    addresses = (tensor.data_ptr() for tensor in (grad_output, windows, grad))
+    kernel(*addresses, *grad_output.shape, last, inside)
+    return grad
 
 
 @_forward.register_fake
 def _forward_fake(image: Tensor, windows: Tensor, fill: Tensor) -> Tensor:
-    return image.new_empty(len(windows), *image.shape).contiguous(memory_format=_layout(image, channels=0))
+    shape = (len(windows), *image.shape)
+    return torch.empty(shape, dtype=image.dtype, device=image.device, memory_format=_layout(image))
 
 
 @_backward.register_fake
 def _backward_fake(grad_output: Tensor, windows: Tensor, inside: bool) -> Tensor:
-    return grad_output.new_empty(grad_output.shape[1:])
+    dtype = torch.promote_types(grad_output.dtype, torch.float32)
+    shape = (1, *grad_output.shape[1:])
+    return torch.empty(shape, dtype=dtype, device=grad_output.device, memory_format=_layout(grad_output))[0]
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
     _, windows, fill = inputs
-    ctx.fill = fill.shape
+    ctx.rank = fill.ndim
     ctx.save_for_backward(windows)
 
 
 def _differentiate(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
     (windows,) = ctx.saved_tensors
     image_needed, _, fill_needed = ctx.needs_input_grad
-    grad_image = _backward(grad_output, windows, False) if image_needed else None
-    grad_fill = _backward(grad_output, windows, True) if fill_needed else None
-    if grad_fill is not None and len(ctx.fill) < 3:
-        grad_fill = grad_fill.sum((1, 2) if ctx.fill else (0, 1, 2))
-    return grad_image, None, grad_fill
+    grad_image = _backward(grad_output, windows, False).to(grad_output.dtype) if image_needed else None
+    if not fill_needed:
+        return grad_image, None, None
+    grad_fill = _backward(grad_output, windows, True)
+    for _ in range(3 - ctx.rank):  # one dimension at a time: torch's sum over all depends on the threads
+        grad_fill = grad_fill.sum(-1)
+    return grad_image, None, grad_fill.to(grad_output.dtype)
+
+
+def _remember_backward(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
+    grad_output, windows, ctx.inside = inputs
+    ctx.dtype = grad_output.dtype
+    ctx.save_for_backward(windows)
+
+
+def _differentiate_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (windows,) = ctx.saved_tensors
+    taken = _covered(_on(grad, windows), grad) == ctx.inside
+    return torch.where(taken, grad, 0).to(ctx.dtype), None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_remember)
+_backward.register_autograd(_differentiate_backward, setup_context=_remember_backward)
 
 
 def occlude(image: Tensor, windows: Tensor, fill: float | Tensor) -> Tensor:
@@ -101,28 +136,33 @@ def occlude(image: Tensor, windows: Tensor, fill: float | Tensor) -> Tensor:
     return output
 
 
-def _covered(windows: Tensor, height: int, width: int) -> Tensor:
+def _covered(windows: Tensor, images: Tensor) -> Tensor:
     """Return where the windows are: (B, 1, H, W), bool."""
     top, left, bottom, right = (edge[:, None] for edge in windows.unbind(1))
-    y, x = (torch.arange(length, device=windows.device) for length in (height, width))
+    y, x = (torch.arange(length, device=windows.device) for length in images.shape[-2:])
     return ((y >= top) & (y < bottom))[:, None, :, None] & ((x >= left) & (x < right))[:, None, None, :]
 
 
-def _as_picture(fill: Tensor, image: Tensor) -> Tensor:
-    return (fill[:, None, None] if fill.ndim == 1 else fill).expand_as(image)
+def _filler(fill: Tensor, image: Tensor) -> Tensor:
+    """Return a picture in the layout of `image`, or the row (C, W) that every row takes, (W, C) in channels-last."""
+    if fill.ndim == 3:
+        return kernels.laid_out(fill, image)
+    channels, _, width = image.shape
+    row = fill.expand(width, channels)
+    return row.contiguous() if _layout(image) is torch.channels_last else row.t().contiguous()
 
 
-def _layout(tensor: Tensor, channels: int) -> torch.memory_format:
-    """Return the format in memory; `channels` is the dimension of a picture's channels in `tensor`."""
-    last = tensor.movedim(channels, -1).is_contiguous() and not tensor.is_contiguous()
+def _layout(images: Tensor) -> torch.memory_format:
+    """Return the format in memory of (C, H, W) or (N, C, H, W); a strided tensor's is what it is copied to."""
+    last = images.movedim(-3, -1).is_contiguous() and not images.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _on(windows: Tensor, image: Tensor) -> Tensor:
-    """Return the windows on the image's device; copied there from pinned memory, without waiting."""
-    if windows.device == image.device:
-        return windows
-    return windows.pin_memory().to(image.device, non_blocking=True)
+def _on(images: Tensor, windows: Tensor) -> Tensor:
+    """Return the windows, dense, on the device of `images`; they go there from pinned memory, without waiting."""
+    if windows.device != images.device:
+        windows = windows.pin_memory().to(images.device, non_blocking=True)
+    return windows.contiguous()
 
 
 def _check_tensors(image: Tensor, windows: Tensor) -> None:
@@ -156,21 +196,17 @@ def _number(fill: object, dtype: torch.dtype) -> float:
 
 def _check_values(image: Tensor, windows: Tensor, fill: Tensor) -> None:
     """Check what stands in the CPU's memory."""
-    if fill.device.type == "cpu" and not fill.isfinite().all():
+    if fill.device.type == "cpu" and fill.numel() and not all(map(math.isfinite, torch.aminmax(fill))):
         raise UsageError("fill holds NaN or infinity, expected finite values")
-    if windows.device.type != "cpu":
-        return
-    first, last = windows[:, :2], windows[:, 2:]
-    size = torch.tensor(image.shape[1:])
-    wrong = ((first < 0) | (first > last) | (last > size)).any(1)
-    if wrong.any():
-        row = int(wrong.int().argmax())
-        height, width = size.tolist()
-        raise UsageError(
-            f"windows[{row}] is {windows[row].tolist()}, expected y0, x0, y1, x1 with 0 <= y0 <= y1 <= {height} and "
-            f"0 <= x0 <= x1 <= {width}"
-        )
+    height, width = image.shape[1:]
+    for row, (y0, x0, y1, x1) in enumerate(windows.tolist() if windows.device.type == "cpu" else ()):
+        if not (0 <= y0 <= y1 <= height and 0 <= x0 <= x1 <= width):
+            raise UsageError(
+                f"windows[{row}] is {[y0, x0, y1, x1]}, expected y0, x0, y1, x1 with 0 <= y0 <= y1 <= {height} and "
+                f"0 <= x0 <= x1 <= {width}"
+            )
 
 
 def _described(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)} ({tensor.layout})"
+    layout = "" if tensor.layout is torch.strided else f", {tensor.layout}"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}{layout}"
