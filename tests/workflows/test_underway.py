@@ -36,6 +36,8 @@ def test_what_a_killed_worker_left_is_forgotten(tmp_path):
 def test_lines_count_shards_under_way_and_take_nothing_back(capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     lines = Lines(40, {"ok": 10})
+    lines.glance(0)
+    assert capsys.readouterr().err == "", "nothing is said of a run that has done nothing"
     lines.glance(5)
     lines.glance(0)  # its shard was committed, and the commit not yet told
     lines.advance({"ok": 15, "missing": 1})
