@@ -67,10 +67,11 @@ def plan_run(
     source, network, pickled = _model(settings, say)
     job = _job(method, settings, options, table, source, network)
     _check_labels(job, table, say)
+    divides = new_inputs is table and settings.shard_size is None
     if _is_slow(job, network):
         # It fills its model calls from one image: no empty slots, and few images between two signs of life.
         job = replace(job, batch_size=settings.batch_size or 1)
-        if new_inputs is table and settings.shard_size is None:
+        if divides:
             size = manifest.default_shard_size(len(table), step=1)
             table = new_inputs = manifest.divide(manifest.items_of(table), size)
     shards = {} if settings.mode == "overwrite" else committed(folder / "shards")

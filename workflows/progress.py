@@ -81,17 +81,17 @@ class Lines:
     def glance(self, under_way: int) -> None:
         """Write how far the run is, images of shards under way included, if the last such line is some seconds old."""
         self._counting.count({}, under_way)
-        self._write(False)
+        if self._counting.done > self._counting.before:
+            self._write(False)
 
     def _write(self, last: bool) -> None:
         now = time.monotonic()
         if now - self._last < SECONDS_BETWEEN_LINES and not last:
             return
         self._last, done, rate = now, self._counting.done, self._counting.rate()
-        left = f"{(self._counting.total - done) / rate:.0f} s left" if rate else "time left unknown"
-        failures = self._counting.failures()
+        left, failures = (self._counting.total - done) / max(rate, 1e-9), self._counting.failures()
         self.say(
-            f"{done:,} of {self._counting.total:,} images, {speed(rate)}, {left}"
+            f"{done:,} of {self._counting.total:,} images, {speed(rate)}, {left:.0f} s left"
             + (f", failed: {failures}" if failures else "")
         )
 
@@ -118,9 +118,8 @@ class Bar:
         self._move()
 
     def _move(self) -> None:
-        failures, rate = self._counting.failures(), speed(self._counting.rate())
-        shown = {"rate": rate, "failures": failures and f"failed: {failures}"}
-        self._progress.update(self._task, completed=self._counting.done, **shown)
+        done, failures, rate = self._counting.done, self._counting.failures(), speed(self._counting.rate())
+        self._progress.update(self._task, completed=done, rate=rate, failures=failures and f"failed: {failures}")
 
 
 @contextmanager

@@ -15,6 +15,8 @@ SIDE = 160
 """Pixels: pictures up to this side are shown at a whole multiple of their own, larger ones as wide as the cards."""
 LARGEST = 448
 """Pixels: pictures beyond this side, as ``--fit none`` stores them, are embedded smaller."""
+EDGE = 0.008
+"""How near a frame comes to the picture's border, as a share of its longer side."""
 
 Row = Mapping[str, Any]
 Frame = tuple[float, float, float, float]
@@ -52,7 +54,9 @@ def picture(row: Row, name: str, box: tuple[int, int, int, int] | None = None) -
     made = Picture(_address("jpeg", data), width, height)
     if box is None:
         return made
-    x0, y0, x1, y1 = (share * side for side in box)
+    edge = EDGE * max(width, height)  # so that the frame of a window at the border is seen on all sides
+    x0, x1 = (min(max(share * place, edge), width - edge) for place in box[::2])
+    y0, y1 = (min(max(share * place, edge), height - edge) for place in box[1::2])
     return replace(made, frame=(x0, y0, x1 - x0, y1 - y0))
 
 

@@ -160,4 +160,4 @@ def percent(share: float) -> str:
 
 def plain(value: float) -> str:
     """Return a number with three digits, and a real minus sign."""
-    return f"{value:.3g}".replace("-", "−")
+    return f"{value:#.3g}".rstrip(".").replace("-", "−")
