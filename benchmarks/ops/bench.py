@@ -15,15 +15,15 @@ from benchmarks.row import Configuration, Device, Role, Row, Work
 
 Call = Callable[[], object]
 
-# By default glibc gives what is larger than 32 MiB back to the system at once, and whoever allocates it next pays a page
-# fault per 4 KiB: three quarters of the time of torch's own passes over memory. A long optimization, with its pool of
-# activations, keeps its memory; so do all configurations here.
+# By default glibc gives what is larger than 32 MiB back to the system at once, and the next to allocate as much pays a
+# page fault per 4 KiB: three quarters of the time of torch's own passes over memory. A long optimization should keep
+# its memory, and with these settings it does; so do all configurations here.
 VARIABLES = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "MALLOC_TOP_PAD_": str(2**26),
     "TORCHINDUCTOR_CACHE_DIR": str(STORE / "inductor"),
-    # What the caller's environment may say would make other kernels of ours.
+    # Whatever the caller's environment says, ours are the kernels of this machine.
     "AFTERIMAGE_KERNELS": "",
     "AFTERIMAGE_ISA": "",
     "AFTERIMAGE_NUM_THREADS": "",
@@ -40,11 +40,11 @@ def row(
     work: Work,
     device: Device,
     memory: float,
+    group: str,
     **options: Any,
 ) -> Row:
     """A row of one operation; `memory` is what its largest configuration takes, in bytes."""
     where = "" if device == "cpu" else f"{device}."
-    operation, _, rest = name.partition(".")
     return Row(
         f"ops.{where}{name}",
         ", ".join(labels.values()),
@@ -52,7 +52,7 @@ def row(
         agreement,
         work=work,
         device=device,
-        group=f"ops.{where}{operation}.{rest.rpartition('.')[0]}",
+        group=f"ops.{where}{group}",
         labels={"op": labels["op"], "device": device, "size": labels["size"], "dtype": labels["dtype"]},
         blocked=_blocked(device, memory),
         **{"repeat": 5, "min_seconds": 0.1, **options},
@@ -90,7 +90,8 @@ def require_kernels(device: str) -> None:
 
 def compiled(function: Callable[..., Any], dynamic: bool = False) -> Callable[..., Any]:
     """What torch.compile makes of a function, for these sizes alone or for any; a graph break is an error."""
-    torch._dynamo.reset()  # it compiles for a number of sizes, then silently runs eagerly
+    if not dynamic:
+        torch._dynamo.reset()  # only so many sizes are compiled
     return torch.compile(function, fullgraph=True, dynamic=dynamic)  # type: ignore[no-any-return]
 
 
@@ -103,12 +104,14 @@ def noise(shape: list[int], precision: str, device: str, seed: int = 0) -> Tenso
 
 
 def sampled(*outputs: Tensor) -> Outcome:
-    """Outputs of a call, of which some ten thousand elements are kept to compare."""
-    return Outcome(lambda: {str(number): _some(output) for number, output in enumerate(outputs)})
+    """Outputs of a call, of which `some` are compared."""
+    return Outcome(lambda: {str(number): some(output) for number, output in enumerate(outputs)})
 
 
-def _some(output: Tensor) -> Tensor:
-    return output.detach().reshape(-1)[:: output.numel() // SAMPLES | 1].to("cpu", torch.float64)
+def some(output: Tensor) -> Tensor:
+    """At most some hundred thousand elements of each item, evenly spread: all, where there are fewer."""
+    items = output.detach().reshape(len(output), -1)
+    return items[:, :: items.shape[1] // SAMPLES | 1].to("cpu", torch.float64)
 
 
 def size(shape: list[int]) -> str:

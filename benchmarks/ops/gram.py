@@ -22,22 +22,12 @@ AGREEMENTS = {
     "bfloat16": Agreement(largest_difference, 8e-3, "torch's product comes out in bfloat16, rounded to 8 bits"),
 }
 LOSS = Agreement(largest_difference, 1e-4, "the Gram matrices' 1e-5, enlarged where the target is subtracted")
-WORK = {
-    "gram": ("Gram", 1, 0),
-    "gram_backward": ("Gram, forward + backward", 3, 1),
-    "style_loss": ("style loss, forward + backward", 3, 1),
-}
-"""Of each kind of row: its label, passes over the features (the gradient's writing too), products in the backward."""
+BACKWARD = {"gram_backward": "Gram, forward + backward", "style_loss": "style loss, forward + backward"}
 
 
 def rows(device: Device, quick: bool) -> Iterator[Row]:
     """Forward in float32 and bfloat16, forward and backward, style loss."""
-    for kind, precision in (
-        ("gram", "float32"),
-        ("gram", "bfloat16"),
-        ("gram_backward", "float32"),
-        ("style_loss", "float32"),
-    ):
+    for kind, precision in (("gram", "float32"), ("gram", "bfloat16"), *((kind, "float32") for kind in BACKWARD)):
         for image in (32, 64) if quick else (512, 1024):
             for images in (1, 2) if quick else (1, 8):
                 for channels, stride in STYLE_LAYERS:
@@ -46,14 +36,14 @@ def rows(device: Device, quick: bool) -> Iterator[Row]:
 
 
 def _row(kind: str, shape: list[int], precision: str, image: int, device: Device) -> Row:
-    label, passes, products = WORK[kind]
+    passes, products = (3, 1) if kind in BACKWARD else (1, 0)  # read twice and a gradient written; a product more
     images, channels, height, width = shape
     elements, positions = torch.Size(shape).numel(), height * width
     params = {"kind": kind, "shape": shape, "precision": precision, "device": device}
     forward = images * channels * (channels + 1) * positions
     return bench.row(
         f"{kind}.{precision}.{image}.{bench.size(shape)}",
-        {"op": label, "size": bench.size(shape), "dtype": precision},
+        {"op": BACKWARD.get(kind, "Gram"), "size": bench.size(shape), "dtype": precision},
         _configurations(params, device),
         LOSS if kind == "style_loss" else AGREEMENTS[precision],
         Work(
@@ -62,7 +52,8 @@ def _row(kind: str, shape: list[int], precision: str, image: int, device: Device
             precision="bf16" if precision == "bfloat16" else "fp32",
         ),
         device,
-        memory=(2 + 2 * passes) * elements * bench.BYTES[precision],
+        memory=2 * (1 + passes) * elements * bench.BYTES[precision],
+        group=f"{kind}.{precision}",
         repeat=3,
         min_seconds=0.05,
     )
@@ -111,9 +102,10 @@ def compiled(kind: str, shape: list[int], precision: str, device: str) -> Call:
 def oracle(kind: str, shape: list[int], precision: str, device: str) -> Call:
     """The obvious spelling in float64, an image at a time."""
     features, extra = _inputs(kind, shape, precision, device)
+    function = loss if kind == "style_loss" else product
 
     def call() -> object:
-        outputs = [_run(kind, loss if kind == "style_loss" else product, *one) for one in _singles(features, extra)]
+        outputs = [map(bench.some, _run(kind, function, *one)) for one in _singles(features, extra)]
         return bench.sampled(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
 
     return call

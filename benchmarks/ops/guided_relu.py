@@ -39,6 +39,7 @@ def _row(pass_: str, shape: list[int], precision: str, device: Device) -> Row:
         Work(bytes=PASSES[pass_] * elements * bench.BYTES[precision]),
         device,
         memory=8 * elements * bench.BYTES[precision],
+        group="guided_relu",
     )
 
 

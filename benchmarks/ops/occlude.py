@@ -41,6 +41,7 @@ def _row(layout: str, windows: int, shape: list[int], precision: str, device: De
         Work(bytes=(windows + 1) * elements * bench.BYTES[precision]),
         device,
         memory=16 * windows * elements,
+        group="occlude",
     )
 
 

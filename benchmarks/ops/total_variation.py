@@ -49,6 +49,7 @@ def _row(form: str, shape: list[int], precision: str, device: Device) -> Row:
         Work(bytes=2 * elements * bench.BYTES[precision]),
         device,
         memory=60 * elements,
+        group="total_variation",
     )
 
 
