@@ -28,21 +28,29 @@ BACKWARD = {"gram_backward": "Gram, forward + backward", "style_loss": "style lo
 def rows(device: Device, quick: bool) -> Iterator[Row]:
     """Forward in float32 and bfloat16, forward and backward, style loss."""
     for kind, precision in (("gram", "float32"), ("gram", "bfloat16"), *((kind, "float32") for kind in BACKWARD)):
-        for image in (32, 64) if quick else (512, 1024):
-            for images in (1, 2) if quick else (1, 8):
-                for channels, stride in STYLE_LAYERS:
-                    shape = [images, max(2, channels // 16) if quick else channels, image // stride, image // stride]
-                    yield _row(kind, shape, precision, image, device)
+        for shape in _shapes(quick):
+            yield _row(kind, shape, precision, device)
 
 
-def _row(kind: str, shape: list[int], precision: str, image: int, device: Device) -> Row:
+def _shapes(quick: bool) -> list[list[int]]:
+    """Each shape once: relu5_1 of 1024² is relu4_1 of 512²."""
+    shapes = (
+        (images, channels // 16 if quick else channels, image // stride, image // stride)
+        for images in ((1, 2) if quick else (1, 8))
+        for image in ((32,) if quick else (512, 1024))
+        for channels, stride in STYLE_LAYERS
+    )
+    return [list(shape) for shape in dict.fromkeys(shapes)]
+
+
+def _row(kind: str, shape: list[int], precision: str, device: Device) -> Row:
     passes, products = (3, 1) if kind in BACKWARD else (1, 0)  # read twice and a gradient written; a product more
     images, channels, height, width = shape
     elements, positions = torch.Size(shape).numel(), height * width
     params = {"kind": kind, "shape": shape, "precision": precision, "device": device}
     forward = images * channels * (channels + 1) * positions
     return bench.row(
-        f"{kind}.{precision}.{image}.{bench.size(shape)}",
+        f"{kind}.{precision}.{bench.size(shape)}",
         {"op": BACKWARD.get(kind, "Gram"), "size": bench.size(shape), "dtype": precision},
         _configurations(params, device),
         LOSS if kind == "style_loss" else AGREEMENTS[precision],
