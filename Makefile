@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Everything lives in .venv; nothing needs root.
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all lint bench clean
+.PHONY: help setup demo test test-all sanitize lint bench clean
 
 VENV ?= .venv
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -13,6 +13,7 @@ help:
 	@echo "make demo      run the main job on the embedded data set; prints where the page is"
 	@echo "make test      the tests, without GPU or browser"
 	@echo "make test-all  the slow tests and those in a browser"
+	@echo "make sanitize  the tests of the tensor operations, the CPU kernels under sanitizers; needs g++"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     the benchmarks; see benchmarks/README.md"
 
@@ -40,6 +41,22 @@ $(VENV)/extras: $(VENV)/ready
 
 test-all: $(VENV)/extras
 	$(TEST) -m "(slow or browser) and not gpu"
+
+# Any report ends the process, and so fails the run. Python keeps memory until it ends: no search for leaks. The tests
+# of the pool that fork or have a sanitizer of their own stay out: this one's allocator may lock up in a forked child.
+SANITIZERS := -g1 -fsanitize=address,undefined -fno-sanitize-recover=all
+PRELOADED = $(shell g++ -print-file-name=libasan.so) $(shell g++ -print-file-name=libstdc++.so)
+REPORT := log_path=$(CURDIR)/build/sanitize/report
+sanitize: $(VENV)/ready
+	rm -rf build/sanitize && mkdir -p build/sanitize/afterimage
+	ln -s $(filter-out %.so,$(wildcard $(CURDIR)/pipeline/*)) build/sanitize/afterimage/
+	ln -sfn $(CURDIR)/workflows build/sanitize/afterimage/workflows
+	CC=gcc CXX=g++ CFLAGS="$(SANITIZERS)" CXXFLAGS="$(SANITIZERS)" LDFLAGS="$(SANITIZERS)" AFTERIMAGE_CUDA=0 \
+	  $(BIN)/python setup.py --quiet build_ext --build-lib build/sanitize --build-temp build/sanitize/temp
+	grep -q __asan_report build/sanitize/afterimage/_cpu*.so
+	LD_PRELOAD="$(PRELOADED)" ASAN_OPTIONS=detect_leaks=0:$(REPORT) UBSAN_OPTIONS=print_stacktrace=1:$(REPORT) \
+	  PYTHONPATH=build/sanitize $(TEST) -p no:faulthandler tests/ops -m "not slow and not gpu" \
+	  -k "not endures and not races and not forked" || { cat build/sanitize/report.*; exit 1; }
 
 # mypy finds packages by folder: this shows it the two folders as the one package that they are.
 lint: $(VENV)/extras

@@ -7,16 +7,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
 from secrets import randbelow
 from typing import Any
 
 from afterimage.errors import UsageError, nearest
 from benchmarks import ROOT
-from benchmarks.harness import run_row
+from benchmarks.harness import run_rows
 from benchmarks.machine import describe, measure_limits
 from benchmarks.record import record
-from benchmarks.report import machine, table
+from benchmarks.report import machine, summary, table
 from benchmarks.row import Row
 
 SOURCES = ("ops", "methods", "datasets")
@@ -67,19 +68,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(*(f"{row.name}: {row.title}" for row in rows), sep="\n")
         return 0
     seed = randbelow(2**31) if options.seed is None else options.seed
-    header: dict[str, Any] = {"machine": describe(), "limits": measure_limits(), "seed": seed, "quick": options.quick}
-    print(machine(header["machine"], header["limits"]), flush=True)
+    limits = measure_limits(cuda=any(row.device == "cuda" and not row.blocked for row in rows))
+    header: dict[str, Any] = {"machine": describe(), "limits": limits, "seed": seed, "quick": options.quick}
+    print(machine(header["machine"], limits), flush=True)
     records = []
-    for row in rows:
+    for _, group in groupby(rows, key=lambda row: row.group or row.name):
+        together = list(group)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        repeat = options.repeat or (2 if options.quick else row.repeat)
-        session = run_row(row, repeat, seed, peers=not options.no_peers, log=_log)
-        records.append({**record(session, header["limits"]), "started": started, **header})
-        print(f"\n{table(records[-1])}", flush=True)
-        if options.out is None:
-            write(ROOT / "out" / "bench" / f"{row.name}.json", records[-1])
+        repeat = options.repeat or (2 if options.quick else together[0].repeat)
+        for session in run_rows(together, repeat, seed, peers=not options.no_peers, log=_log):
+            records.append({**record(session, limits), "started": started, **header})
+            print(f"\n{table(records[-1])}", flush=True)
+            if options.out is None:
+                write(ROOT / "out" / "bench" / f"{session.row.name}.json", records[-1])
     if options.out is not None:
         write(options.out, records)
+    print(f"\nours, and the others in multiples of it\n{summary(records)}", flush=True)
     return int(any(_wrong(entry) for record in records for entry in record["configurations"]))
 
 

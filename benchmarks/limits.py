@@ -9,18 +9,18 @@ import torch
 from benchmarks.outcome import Outcome
 
 
-def limits(size: int, megabytes: int) -> Callable[[], Outcome]:
+def limits(device: str, size: int, megabytes: int) -> Callable[[], Outcome]:
     """Measure products of `size`² matrices and copies of `megabytes`."""
-    return lambda: Outcome(dict, measure(size, megabytes))
+    return lambda: Outcome(dict, measure(device, size, megabytes))
 
 
-def measure(size: int, megabytes: int) -> dict[str, float]:
+def measure(device: str, size: int, megabytes: int) -> dict[str, float]:
     """Bytes per second of a copy (read and written bytes), operations per second of matrix products."""
-    source = torch.ones(megabytes * 2**20, dtype=torch.uint8)
+    source = torch.ones(megabytes * 2**20, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     rates = {"copy": 2 * source.numel() / _fastest(lambda: target.copy_(source))}
     for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
-        matrix = torch.randn(size, size).to(dtype)
+        matrix = torch.randn(size, size, device=device).to(dtype)
         product = torch.empty_like(matrix)
         rates[name] = 2 * size**3 / _fastest(partial(torch.mm, matrix, matrix, out=product))
     return rates
@@ -32,6 +32,13 @@ def _fastest(work: Callable[[], object], tries: int = 7) -> float:
 
 
 def _seconds(work: Callable[[], object]) -> float:
+    _finish()
     start = perf_counter()
     work()
+    _finish()
     return perf_counter() - start
+
+
+def _finish() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

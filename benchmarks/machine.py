@@ -11,7 +11,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks import ROOT
-from benchmarks.process import cores, work
+from benchmarks.process import Unable, cores, work
 from benchmarks.row import Configuration
 
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "sve")
@@ -38,19 +38,23 @@ def describe() -> dict[str, Any]:
     }
 
 
-def measure_limits(size: int = 2048, megabytes: int = 256) -> Limits:
-    """Copy bandwidth (bytes/s) and matrix rates (operations/s) with one thread and with all, by number of threads.
+def measure_limits(cuda: bool = False) -> Limits:
+    """Copy bandwidth (bytes/s) and matrix rates (operations/s), by number of threads: one, and all; by "cuda" if asked.
 
-    `megabytes` is the size of one side of the copy: both together should exceed the caches.
+    Both sides of the copy together exceed the caches.
     """
-    return {str(threads): _limits(threads, size, megabytes) for threads in sorted({1, cores()})}
+    limits = {str(threads): _limits(threads, "cpu", size=2048, megabytes=256) for threads in sorted({1, cores()})}
+    return limits | ({"cuda": _limits(1, "cuda", size=8192, megabytes=2048)} if cuda else {})
 
 
-def _limits(threads: int, size: int, megabytes: int) -> dict[str, float]:
-    params = {"size": size, "megabytes": megabytes}
-    measured = Configuration("limits", "benchmarks.limits:limits", "unit", params, threads)
+def _limits(threads: int, device: str, size: int, megabytes: int) -> dict[str, float]:
+    measured = Configuration("limits", "benchmarks.limits:limits", "unit", threads=threads)
+    params = {"device": device, "size": size, "megabytes": megabytes}
     with TemporaryDirectory() as folder:
-        reply = work(measured, timeout=600, outputs=str(Path(folder, "none.npz")))
+        task = {"setup": measured.setup, "params": params, "outputs": str(Path(folder, "none.npz"))}
+        (reply,) = work(measured, timeout=600, tasks=[task])
+    if "error" in reply:
+        raise Unable(f"the limits of the machine: {reply['error']}")
     figures: dict[str, float] = reply["figures"]
     return figures
 

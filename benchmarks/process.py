@@ -25,15 +25,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def work(configuration: Configuration, timeout: float, **spec: Any) -> dict[str, Any]:
-    """Run one worker (see `benchmarks.worker`) and return its reply."""
+def work(configuration: Configuration, timeout: float, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run one worker (see `benchmarks.worker`) in the configuration's environment; return its reply to each task."""
     python = interpreter(configuration.venv) if configuration.venv else Path(sys.executable)
     with TemporaryDirectory() as folder:
         spec_file, reply_file = Path(folder, "spec.json"), Path(folder, "reply.json")
-        spec_file.write_text(json.dumps({"setup": configuration.setup, "params": configuration.params, **spec}))
+        spec_file.write_text(json.dumps(tasks))
         run([python, "-m", "benchmarks.worker", spec_file, reply_file], timeout, environment(configuration))
-        reply: dict[str, Any] = json.loads(reply_file.read_text())
-        return reply
+        replies: list[dict[str, Any]] = json.loads(reply_file.read_text())
+        return replies
 
 
 def environment(configuration: Configuration) -> dict[str, str]:

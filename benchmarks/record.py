@@ -18,13 +18,16 @@ def record(session: Session, limits: Limits) -> dict[str, Any]:
     Of a timed configuration: `seconds` per call in each round, their `median` and `spread` (interquartile range);
     `ratio`: the median over the rounds of its time divided by ours in the same round, above 1 where ours is faster;
     `units`: the same over the row's unit; `share` of the machine's `limit`; `peak_memory` in bytes, of the process
-    tree in the untimed run; `figures`: medians of what it reports about itself.
+    tree in the untimed run, where it did this row alone; `bandwidth` in bytes and `rate` in operations per second, of
+    what the row's `work` counts; `figures`: medians of what it reports about itself.
     """
     row = session.row
     agreement = {"with": row.oracle.name, "tolerance": row.agreement.tolerance, "reason": row.agreement.reason}
     return {
         "row": row.name,
         "title": row.title,
+        "labels": dict(row.labels) or {"row": row.name},
+        "device": row.device,
         "items": row.items,
         "item": row.item,
         "work": asdict(row.work) if row.work else None,
@@ -57,7 +60,9 @@ def _derive(session: Session, result: Result, limits: Limits) -> dict[str, Any]:
     for unit in session.results:
         if unit.configuration.role == "unit" and unit.status == "ok":
             derived["units"] = median(_ratios(result, unit))
-    limit = limits.get(str(result.configuration.threads or cores()))
+    limit = limits.get("cuda" if row.device == "cuda" else str(result.configuration.threads or cores()))
+    if row.work:
+        derived |= {"bandwidth": row.work.bytes / seconds, "rate": row.work.operations / seconds}
     if row.work and limit:
         derived |= _share(row, seconds, limit)
     return derived

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from benchmarks.agreement import Agreement
 
-Role = Literal["ours", "reference", "peer", "unit"]
-"""`reference`: what the others are compared with; `unit`: other work, only timed, to count in multiples of it."""
+Device = Literal["cpu", "cuda"]
+Role = Literal["ours", "reference", "peer", "unit", "oracle"]
+"""`reference`: what the others are compared with; `oracle`: the same, never timed; `unit`: other work, only timed, to
+count in multiples of it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Configuration:
     variables: Mapping[str, str] = field(default_factory=dict)
     venv: Venv | None = None
 
+    @property
+    def process(self) -> tuple[Any, ...]:
+        """What has to be equal for two configurations of a group's rows to share a process."""
+        return self.name, self.threads, tuple(sorted(self.variables.items())), self.venv
+
 
 @dataclass(frozen=True)
 class Work:
@@ -50,7 +57,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Row:
-    """One piece of work and its configurations; `items` counts what one call handles."""
+    """One piece of work and its configurations; `items` counts what one call handles.
+
+    Rows of one `group`, which follow each other, share processes: in each round, one of each configuration times them
+    all. `labels` are its columns in the summary, by default its name alone.
+    """
 
     name: str
     title: str
@@ -59,6 +70,9 @@ class Row:
     items: int = 1
     item: str = "call"
     work: Work | None = None
+    device: Device = "cpu"
+    group: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
     repeat: int = 7
     warmup: int = 1
     min_seconds: float = 0.3
@@ -79,6 +93,6 @@ class Row:
 
     @property
     def oracle(self) -> Configuration:
-        """The configuration that outputs are compared with: the reference, else ours."""
-        references = (configuration for configuration in self.configurations if configuration.role == "reference")
-        return next(references, self.ours)
+        """The configuration that outputs are compared with: the oracle, else the reference, else ours."""
+        found = {configuration.role: configuration for configuration in reversed(self.configurations)}
+        return found.get("oracle") or found.get("reference") or self.ours

@@ -1,13 +1,14 @@
-"""One measurement in a fresh process: ``python -m benchmarks.worker SPEC REPLY``.
+"""Measurements in a fresh process: ``python -m benchmarks.worker SPEC REPLY``.
 
-SPEC, a JSON file: `setup` (module:function), `params`, and either `outputs` (a path: run once, untimed, and save the
-outputs there as .npz) or `warmup` and `min_seconds` (time it). REPLY, a JSON file, is written on success only; after a
-failure the last line of the error stream says why. Needs numpy and psutil besides what `setup` imports.
+SPEC, a JSON file: a list of tasks, each with `setup` (module:function), `params`, and either `outputs` (a path: run
+once, untimed, and save the outputs there as .npz) or `warmup` and `min_seconds` (time it). REPLY, a JSON file, holds as
+many replies; that to a task which raised is its `error`. Needs numpy and psutil besides what `setup` imports.
 """
 
 import json
 import math
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -66,14 +67,21 @@ def _synchronize() -> None:
 
 
 def main(spec_file: str, reply_file: str) -> None:
-    """Read the spec, measure, write the reply."""
-    spec = json.loads(Path(spec_file).read_text())
-    work = load(spec["setup"], spec["params"])
-    if "outputs" in spec:
-        reply = run_once(work, Path(spec["outputs"]))
-    else:
-        reply = run_timed(work, spec["warmup"], spec["min_seconds"])
-    Path(reply_file).write_text(json.dumps(reply))
+    """Read the spec, measure, write the replies."""
+    replies = [attempt(task) for task in json.loads(Path(spec_file).read_text())]
+    Path(reply_file).write_text(json.dumps(replies))
+
+
+def attempt(task: dict[str, Any]) -> dict[str, Any]:
+    """Do one task; what it raises must not cost the others their figures."""
+    try:
+        work = load(task["setup"], task["params"])
+        if "outputs" in task:
+            return run_once(work, Path(task["outputs"]))
+        return run_timed(work, task["warmup"], task["min_seconds"])
+    except Exception as error:
+        traceback.print_exc()
+        return {"error": traceback.format_exception_only(error)[-1].strip()}
 
 
 if __name__ == "__main__":

@@ -78,13 +78,13 @@ def threads() -> int:
     """Return how many threads a kernel may use: ``AFTERIMAGE_NUM_THREADS``, or else as many as torch.
 
     Raises:
-        UsageError: the variable is no whole number above 0.
+        UsageError: the variable is no whole number from 1 to 4096.
     """
     asked = os.environ.get("AFTERIMAGE_NUM_THREADS", "")
     if not asked:
         return torch.get_num_threads()
-    if not asked.isdecimal() or int(asked) < 1:
-        raise UsageError(f"AFTERIMAGE_NUM_THREADS is {asked!r}, expected a whole number above 0; unset it for torch's")
+    if not asked.isdecimal() or not 1 <= int(asked) <= 4096:
+        raise UsageError(f"AFTERIMAGE_NUM_THREADS is {asked!r}, expected 1 to 4096; unset it for torch's number")
     return int(asked)
 
 

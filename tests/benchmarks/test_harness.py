@@ -126,9 +126,9 @@ def test_other_shapes_and_nan_are_mismatches(toy):
 @pytest.mark.parametrize(
     ("setup", "error"),
     [
-        ("missing", "ModuleNotFoundError: No module named 'a_package_that_nobody_has' (exit 1)"),
+        ("missing", "ModuleNotFoundError: No module named 'a_package_that_nobody_has'"),
         ("dying", "the last words (exit 3)"),
-        ("absent", "AttributeError: module 'toy' has no attribute 'absent' (exit 1)"),
+        ("absent", "AttributeError: module 'toy' has no attribute 'absent'"),
     ],
 )
 def test_a_peer_that_cannot_run_is_reported_with_its_last_line(toy, setup, error):
@@ -144,7 +144,7 @@ def test_a_peer_that_fails_in_a_later_round_has_no_figures(toy, tmp_path):
     peer = toy("peer", "failing_when_timed", marker=str(tmp_path / "marker"))
     session = run_row(row(toy("ours", "add", "ours", amount=0), peer), 2, 0, log=quiet)
     entry = record(session, {})["configurations"][1]
-    assert (entry["status"], entry["error"]) == ("failed", "RuntimeError: second thoughts (exit 1)")
+    assert (entry["status"], entry["error"]) == ("failed", "RuntimeError: second thoughts")
     assert "median" not in entry
     assert [sorted(names) for names in session.order] == [["ours", "peer"], ["ours"]]
 
@@ -155,10 +155,11 @@ def test_a_worker_that_hangs_is_ended():
 
 
 def test_order_is_shuffled_by_the_seed(monkeypatch):
-    def work(configuration, timeout, outputs=None, **spec):
-        if outputs:
-            np.savez(outputs, output=np.zeros(1))
-        return {"seconds": 1.0, "figures": {}, "peak_memory": 1}
+    def work(configuration, timeout, tasks):
+        (task,) = tasks
+        if "outputs" in task:
+            np.savez(task["outputs"], output=np.zeros(1))
+        return [{"seconds": 1.0, "figures": {}, "peak_memory": 1}]
 
     monkeypatch.setattr(harness, "work", work)
     names = ["ours", "peer 1", "peer 2", "peer 3"]
@@ -258,7 +259,7 @@ def test_an_environment_is_made_once_and_a_bad_requirement_is_reported(tmp_path,
     bad = Configuration("bad", "toy:add", "peer", venv=Venv("bad", ("impossible",)))
     for _ in range(2):  # what failed is not taken for made
         with pytest.raises(process.Unable, match="No matching distribution found for impossible"):
-            process.work(bad, timeout=1)
+            process.work(bad, timeout=1, tasks=[])
 
 
 def test_rows_are_selected_by_name_or_its_beginning():
@@ -279,7 +280,7 @@ def test_two_configurations_of_one_name_are_refused():
 def test_the_command_writes_a_record_with_the_machine(toy, tmp_path, monkeypatch, capsys):
     rows = [row(toy("ours", "add", "ours", amount=0), toy("peer", "add", amount=0))]
     monkeypatch.setattr(cli, "all_rows", lambda quick: iter(rows))
-    monkeypatch.setattr(cli, "measure_limits", lambda: {"1": {"copy": 1e9, "fp32": 1e9, "bf16": 1e9}})
+    monkeypatch.setattr(cli, "measure_limits", lambda cuda: {"1": {"copy": 1e9, "fp32": 1e9, "bf16": 1e9}})
     out = tmp_path / "out.json"
     assert cli.main(["--repeat", "1", "--seed", "5", "--out", str(out)]) == 0
     (written,) = json.loads(out.read_text())
