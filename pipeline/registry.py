@@ -197,7 +197,7 @@ def _is_union(annotation: Any) -> bool:
 
 
 def check_options(self: Any) -> None:
-    """Check a frozen dataclass's options against their annotations, parsing text where the type can."""
+    """Check a frozen dataclass's options against their annotations; types with `parse` read text, with `of` values."""
     for option in options_of(type(self)):
         object.__setattr__(self, option.name, _checked(option, getattr(self, option.name)))
 
@@ -210,10 +210,11 @@ def _checked(option: Option, value: Any) -> Any:
             raise UsageError(f"option {option.name!r} takes one of {allowed}, not {value!r}{near}")
         return value
     kinds = option.kinds
-    if isinstance(value, str) and str not in kinds:
-        for kind in kinds:
-            if hasattr(kind, "parse"):
-                return kind.parse(value)
+    reader = next((kind for kind in kinds if hasattr(kind, "parse")), None)
+    if reader is not None and not isinstance(value, reader | None):
+        read = reader.parse if isinstance(value, str) else getattr(reader, "of", None)
+        if read is not None:
+            return _read(option, read, value)
     if float in kinds and type(value) is int:
         return float(value)
     fits = any(isinstance(value, get_origin(kind) or kind) for kind in kinds)
@@ -221,6 +222,14 @@ def _checked(option: Option, value: Any) -> Any:
         expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds if kind is not NoneType)
         raise UsageError(f"option {option.name!r} takes a value of type {expected}, not {value!r}")
     return value
+
+
+def _read(option: Option, read: Callable[[Any], Any], value: Any) -> Any:
+    """Return what a type reads from a value; an error names the option."""
+    try:
+        return read(value)
+    except UsageError as error:
+        raise UsageError(f"option {option.name!r}: {error}") from error
 
 
 def methods() -> dict[str, Method]:

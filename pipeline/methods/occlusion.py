@@ -82,10 +82,8 @@ class Occlusion:
     of: Neuron | None = option(None, "a neuron instead of the class: layer[:channel[:y:x]]")
 
     def __post_init__(self) -> None:
-        """Bring the options to their types. Raises UsageError for a stride that leaves pixels uncovered."""
+        """Refuse, with UsageError, a stride that leaves pixels uncovered."""
         window, stride = Extent.of(self.window), Extent.of(self.stride)
-        for name, value in (("window", window), ("stride", stride), ("fill", Fill.of(self.fill))):
-            object.__setattr__(self, name, value)
         if stride.height > window.height or stride.width > window.width:
             raise UsageError(f"stride: expected at most the window, {window}, so that all is covered; got {stride}")
 

@@ -331,8 +331,8 @@ def test_the_command_line_reads_the_options():
     [
         ({"window": 8}, r"stride: expected at most the window, 8, so that all is covered; got 16"),
         ({"window": (32, 8), "stride": (8, 9)}, r"at most the window, 32x8, .* got 8x9"),
-        ({"window": 0}, "whole numbers above 0, got 0"),
-        ({"window": 3.0}, "option 'window' takes a value of type"),
+        ({"window": 0}, "option 'window': .*whole numbers above 0, got 0"),
+        ({"window": 3.0}, "option 'window': size in pixels: expected a side"),
         ({"stride": True}, "option 'stride' takes a value of type"),
         ({"fill": "gray"}, "expected a grey or red,green,blue in"),
         ({"fill": 2}, r"expected a grey or red,green,blue in \[0, 1\], mean or blur, got 2.0"),
