@@ -183,7 +183,10 @@ def write_page(out: Path) -> None:
 @app.command("demo")
 @click.argument("out", type=click.Path(path_type=Path), default=Path("out/demo"))
 def run_demo(out: Path) -> None:
-    """Draw the embedded data set and explain the embedded network on it: a page of saliency and guided backprop, one of occlusion."""
+    """Draw the embedded data set and explain the embedded network on it.
+
+    Makes a page of saliency and guided backprop, and one of occlusion for a few of the images.
+    """
     from .demo.show import show
 
     print(show(out))

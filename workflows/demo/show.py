@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -45,8 +45,8 @@ def show(out: Path, count: int = 240, occluded: int = len(CATEGORIES)) -> str:
         summary = run(verb, images, results, model="demo", labels="folders", progress=True)
     few = images / "occluded.txt"
     few.write_text("".join(f"{path.relative_to(images)}\n" for path in first(images, occluded)))
-    chosen = {"model": "demo", "labels": "folders", "target": "label", **OCCLUSION}
-    shown = run("occlusion", few, out / "occlusion", progress=True, **chosen)
+    given: dict[str, Any] = {"model": "demo", "labels": "folders", "target": "label", **OCCLUSION}
+    shown = run("occlusion", few, out / "occlusion", progress=True, **given)
     told = f"{pointing_table(list(evidence(out)))}\n{occlusion_line(out)}"
     return f"{told}\n\npage: {summary.page}\nocclusion: {shown.page}"
 
