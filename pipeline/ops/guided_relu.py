@@ -28,12 +28,7 @@ _RULES: tuple[str, ...] = get_args(Rule)
 
 def reference(input: Tensor, rule: str, upper: float) -> tuple[Tensor, Tensor]:
     """Return the output and the bits of a dense tensor, in plain torch."""
-    if rule == "deconvnet":
-        return _clamped(input, upper), _empty_bits(input, rule)
-    blocked = input <= 0
-    if upper < math.inf:  # ReLU has no ceiling: torch lets the gradient of +inf pass
-        blocked |= input >= upper
-    return _clamped(input, upper), _packed(~blocked)
+    return _clamped(input, upper), _reference_bits(input, rule, upper)
 
 
 def reference_backward(grad_output: Tensor, bits: Tensor, rule: str) -> Tensor:
@@ -59,7 +54,7 @@ def _forward_in_place(input: Tensor, rule: str, upper: float) -> Tensor:
     dense = kernels.laid_out(input, torch.empty_like(input))
     kernel = _forward_kernel(input, rule)
     if kernel is None:
-        _, bits = reference(dense, rule, upper)
+        bits = _reference_bits(dense, rule, upper)
         _clamped(input, upper, inplace=True)
         return bits
     bits = _write(kernel, dense, dense, upper)
@@ -107,16 +102,15 @@ def _backward_fake(grad_output: Tensor, bits: Tensor, stride: Sequence[int], rul
     return grad_output.new_empty_strided(grad_output.shape, stride)
 
 
-def _keep(ctx: Any, output: Tensor, bits: Tensor, rule: str) -> None:
-    ctx.bits, ctx.rule = bits, rule
-    ctx.stride = torch.empty_like(output, device="meta").stride()
+def _keep(ctx: Any, output: Tensor, bits: Tensor, stride: Sequence[int], rule: str) -> None:
+    ctx.bits, ctx.stride, ctx.rule = bits, stride, rule
     # A checkpoint recomputes where no rule is set, and compares with what was saved here: torch's rectifiers save one
     # tensor of this shape. This one takes the memory of a number, and is not read.
-    ctx.save_for_backward(output.new_empty(()).expand(output.shape))
+    ctx.save_for_backward(output.new_empty_strided(output.shape, (0,) * output.ndim))
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, str, float], output: tuple[Tensor, Tensor]) -> None:
-    _keep(ctx, *output, inputs[1])
+    _keep(ctx, *output, output[0].stride(), inputs[1])
 
 
 def _differentiate(ctx: Any, grad_output: Tensor, grad_bits: None = None) -> tuple[Tensor, None, None]:
@@ -138,7 +132,7 @@ class _GuidedReluInPlace(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, rule: str, upper: float) -> Tensor:
         bits = _forward_in_place(input, rule, upper)
         ctx.mark_dirty(input)
-        _keep(ctx, input, bits, rule)
+        _keep(ctx, input, bits, torch.empty_like(input, device="meta").stride(), rule)
         return input
 
     backward = staticmethod(_differentiate)
@@ -146,6 +140,8 @@ class _GuidedReluInPlace(torch.autograd.Function):
 
 def guided_relu(input: Tensor, rule: Rule = "guided", upper: float = math.inf, inplace: bool = False) -> Tensor:
     """Return max(input, 0), at most `upper`, bit-equal to torch's; the backward pass follows `rule`.
+
+    Of a bfloat16 NaN the bits are kept, which torch does in places only.
 
     Args:
         input: floating-point tensor of any shape, layout in memory and device.
@@ -180,12 +176,25 @@ def _clamped(input: Tensor, upper: float, inplace: bool = False) -> Tensor:
     return torch.nn.functional.hardtanh(input, 0.0, upper, inplace)
 
 
+def _bytes(tensor: Tensor, rule: str) -> int:
+    return 0 if rule == "deconvnet" else (tensor.numel() + 7) // 8
+
+
 def _empty_bits(input: Tensor, rule: str = "guided") -> Tensor:
-    return input.new_empty(0 if rule == "deconvnet" else (input.numel() + 7) // 8, dtype=torch.uint8)
+    return input.new_empty(_bytes(input, rule), dtype=torch.uint8)
 
 
 def _places(bits: Tensor) -> Tensor:
     return torch.arange(8, dtype=torch.uint8, device=bits.device)
+
+
+def _reference_bits(input: Tensor, rule: str, upper: float) -> Tensor:
+    if rule == "deconvnet":
+        return _empty_bits(input, rule)
+    blocked = input <= 0
+    if upper < math.inf:  # ReLU has no ceiling: torch lets the gradient of +inf pass
+        blocked |= input >= upper
+    return _packed(~blocked)
 
 
 def _packed(mask: Tensor) -> Tensor:
@@ -200,10 +209,10 @@ def _unpacked(bits: Tensor, like: Tensor) -> Tensor:
 
 
 def _check_bits(grad_output: Tensor, bits: Tensor, rule: str) -> None:
-    expected = _empty_bits(grad_output, rule)
-    for what in ("shape", "dtype", "device"):
-        got, wanted = getattr(bits, what), getattr(expected, what)
-        if got != wanted:
-            raise UsageError(
-                f"bits has {what} {got}, expected {wanted}: rule {rule!r} on a gradient of {tuple(grad_output.shape)}"
-            )
+    got = (bits.dtype, tuple(bits.shape), bits.device)
+    expected = (torch.uint8, (_bytes(grad_output, rule),), grad_output.device)
+    if got != expected:
+        raise UsageError(
+            "bits is {} {} on {}, expected {} {} on {}: ".format(*got, *expected)
+            + f"rule {rule!r} on a gradient of shape {tuple(grad_output.shape)}"
+        )
