@@ -2,6 +2,7 @@
 
 #include "cpu/guided_relu.h"
 #include "cpu/isa.h"
+#include "cpu/total_variation.h"
 #include "formula/number.h"
 
 using namespace afterimage;
@@ -13,4 +14,8 @@ PYBIND11_MODULE(_cpu, module) {
     module.def("isa", &isa_name);
     module.def("guided_relu_backward_float32", &cpu::guided_relu_backward<float>, unlocked());
     module.def("guided_relu_backward_bfloat16", &cpu::guided_relu_backward<bfloat16>, unlocked());
+    module.def("total_variation_float32", &cpu::total_variation<float>, unlocked());
+    module.def("total_variation_bfloat16", &cpu::total_variation<bfloat16>, unlocked());
+    module.def("total_variation_with_gradient_float32", &cpu::total_variation_with_gradient<float>, unlocked());
+    module.def("total_variation_with_gradient_bfloat16", &cpu::total_variation_with_gradient<bfloat16>, unlocked());
 }
