@@ -3,6 +3,8 @@
 #include <cfloat>
 #include <cmath>
 #include <memory>
+#include <numeric>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/isa.h"
@@ -30,17 +32,17 @@ using formula::Exponent;
 using formula::Power;
 
 constexpr std::int64_t lanes = 16;
-constexpr std::int64_t tile_width = 1024, least_rows = 16;  // six buffers of such a row stay in the first-level cache
+constexpr std::int64_t chunk = 64 * lanes;  // what is computed of a row at a time stays in the first-level cache
+constexpr std::int64_t least_rows = 32;
 
-// One row of a tile, in float32. All buffers hold whole vectors and `step` more, the distance of a pixel's neighbor.
-struct Row {
+// A piece of one row in float32. The buffers hold whole vectors.
+struct Piece {
     const float* here;
     const float* below;
-    float* terms;
-    float* across;  // from the left neighbor's term, `step` elements on
-    float* down;    // from the term above; then from here, for the row below
-    float* rest;    // the gradient but for `across`
-    std::int64_t count, lead, step;  // elements; the first `lead` belong to the tile on the left
+    float* across;  // out: derivatives with respect to the differences to the right
+    float* down;    // in: the derivatives from the row above; out: those to the row below
+    float* rest;    // out: the gradient but for what comes from the left
+    std::int64_t count, step;  // elements; the distance of the right neighbor
     float eps;
     Exponent exponent;
     double* sums;  // one per lane
@@ -48,39 +50,44 @@ struct Row {
 
 template <Power which, bool anisotropic, bool gradient>
 struct Terms {
-    using Arguments = Row;
+    using Arguments = Piece;
+
+    template <class Tag>
+    static AFTERIMAGE_FORMULA void run(const Piece& piece) {
+        const std::int64_t whole = piece.count / lanes * lanes;
+        vectors<Tag>(piece, 0, whole / lanes, lanes);
+        if (whole < piece.count) vectors<Tag>(piece, whole, 1, piece.count - whole);
+    }
+
+    template <class Tag>
+    static AFTERIMAGE_FORMULA void vectors(const Piece& piece, std::int64_t first, std::int64_t count,
+                                           std::int64_t counted) {
+        float sums[lanes] = {};
+        const float* here = piece.here + first;
+        loop<Tag>(here, here + piece.step, piece.below + first, piece.across + first, piece.down + first,
+                  piece.rest + first, sums, count, piece.eps, piece.exponent);
+        for (std::int64_t lane = 0; lane < counted; ++lane) piece.sums[lane] += static_cast<double>(sums[lane]);
+    }
 
     // Buffers as parameters, since compilers take no other pointer's word for it that they do not overlap.
     template <class Tag>
     static AFTERIMAGE_FORMULA void loop(const float* __restrict here, const float* __restrict right,
-                                        const float* __restrict below, float* __restrict terms,
-                                        float* __restrict across, float* __restrict down, float* __restrict rest,
-                                        std::int64_t count, float eps, Exponent exponent) {
-        for (std::int64_t j = 0; j < count; ++j) {
-            const auto term = formula::total_variation<Tag, which, anisotropic>(right[j] - here[j], below[j] - here[j],
-                                                                                eps, exponent);
-            terms[j] = term.value;
-            if constexpr (gradient) {
-                across[j] = term.across;
-                rest[j] = down[j] - (term.across + term.down);
-                down[j] = term.down;
+                                        const float* __restrict below, float* __restrict across,
+                                        float* __restrict down, float* __restrict rest, float* __restrict sums,
+                                        std::int64_t vectors, float eps, Exponent exponent) {
+        for (std::int64_t vector = 0; vector < vectors; ++vector) {
+            for (std::int64_t lane = 0; lane < lanes; ++lane) {
+                const std::int64_t j = vector * lanes + lane;
+                const auto term = formula::total_variation<Tag, which, anisotropic>(
+                    right[j] - here[j], below[j] - here[j], eps, exponent);
+                sums[lane] += term.value;
+                if constexpr (gradient) {
+                    across[j] = term.across;
+                    rest[j] = down[j] - (term.across + term.down);
+                    down[j] = term.down;
+                }
             }
         }
-    }
-
-    template <class Tag>
-    static AFTERIMAGE_FORMULA void run(const Row& row) {
-        const std::int64_t whole = (row.count + lanes - 1) / lanes * lanes;
-        float* terms = row.terms;
-        loop<Tag>(row.here, row.here + row.step, row.below, terms, row.across + row.step, row.down, row.rest, whole,
-                  row.eps, row.exponent);
-        for (std::int64_t j = 0; j < row.lead; ++j) terms[j] = 0.0f;
-        for (std::int64_t j = row.count; j < whole; ++j) terms[j] = 0.0f;
-        float sums[lanes] = {};
-        for (std::int64_t j = 0; j < whole; j += lanes)
-            for (std::int64_t lane = 0; lane < lanes; ++lane) sums[lane] += terms[j + lane];
-        double* __restrict totals = row.sums;
-        for (std::int64_t lane = 0; lane < lanes; ++lane) totals[lane] += static_cast<double>(sums[lane]);
     }
 };
 
@@ -102,7 +109,7 @@ template <class T>
 struct Stretch {
     T* image;
     float* buffer;
-    const float* other;
+    const float* across;
     std::int64_t count;
 };
 
@@ -126,7 +133,7 @@ struct Store {
     static AFTERIMAGE_FORMULA void run(const Arguments& stretch) {
         T* __restrict image = stretch.image;
         const float* __restrict rest = stretch.buffer;
-        const float* __restrict across = stretch.other;
+        const float* __restrict across = stretch.across;
         for (std::int64_t j = 0; j < stretch.count; ++j) narrow<Tag>(rest[j] + across[j], image[j]);
     }
 };
@@ -151,7 +158,7 @@ auto chosen() {
     return isa() >= Isa::avx512 ? avx512<Work> : isa() == Isa::avx2 ? avx2<Work> : baseline<Work>;
 }
 
-using TermsKernel = void (*)(const Row&);
+using TermsKernel = void (*)(const Piece&);
 
 template <bool anisotropic, bool gradient>
 TermsKernel terms_kernel(double beta) {
@@ -179,24 +186,18 @@ Exponent exponent_of(double beta) {
             static_cast<float>(slope - high)};
 }
 
-// The rows of one channel, or of all channels side by side, and how they are cut into tiles.
+// The rows of one channel, or of all channels side by side, cut into tiles of so many rows.
 struct Planes {
-    std::int64_t number, height, length, step;
-    std::int64_t tile_rows, tile_length, down, along;  // tiles per plane
+    std::int64_t number, height, length, step, rows, tiles;
 
     explicit Planes(const Images& images) {
         number = images.number * (images.channels_last ? 1 : images.channels);
         height = images.height;
         length = images.width * (images.channels_last ? images.channels : 1);
-        step = images.channels_last ? std::max<std::int64_t>(images.channels, 1) : 1;
-        const std::int64_t most = std::max<std::int64_t>(tile_width / step, 8) * step;
-        along = (length + most - 1) / most;
-        tile_length = along ? (length / step + along - 1) / along * step : 0;
-        tile_rows = tile_length ? std::max(least_rows, grain / tile_length) : 1;
-        down = (height + tile_rows - 1) / tile_rows;
+        step = images.channels_last ? images.channels : 1;
+        rows = std::max(least_rows, grain / std::max<std::int64_t>(length, 1));
+        tiles = length ? (height + rows - 1) / rows : 0;  // of one plane
     }
-
-    std::int64_t tiles() const { return number * down * along; }
 };
 
 template <class T>
@@ -211,73 +212,94 @@ struct Problem {
     void (*store)(const Stretch<T>&);
 };
 
-// The sum over one tile; the row above it and the pixel on its left are computed again for what they send into it.
+// Elements of a row that the kernel reads where they are: whole vectors whose neighbors exist, of float32.
+std::int64_t in_place(const float*, const Planes& planes) { return (planes.length - planes.step) / lanes * lanes; }
+std::int64_t in_place(const bfloat16*, const Planes&) { return 0; }
+
+// Computes one tile; the row above it is computed again for what it sends down.
 template <class T>
 class Tile {
   public:
-    Tile(const Problem<T>& problem, std::int64_t index) : problem_(problem), planes_(problem.planes) {
-        const std::int64_t plane = index / (planes_.down * planes_.along);
-        top_ = index / planes_.along % planes_.down * planes_.tile_rows;
-        bottom_ = std::min(planes_.height, top_ + planes_.tile_rows);
-        const std::int64_t left = index % planes_.along * planes_.tile_length;
-        end_ = std::min(planes_.length, left + planes_.tile_length);
-        lead_ = problem.gradient && left > 0 ? planes_.step : 0;
-        begin_ = left - lead_;
-        plane_ = plane * planes_.height * planes_.length;
-    }
+    Tile(const Problem<T>& problem, std::int64_t index)
+        : problem_(problem),
+          planes_(problem.planes),
+          top_(index % planes_.tiles * planes_.rows),
+          bottom_(std::min(planes_.height, top_ + planes_.rows)),
+          plane_(index / planes_.tiles * planes_.height * planes_.length),
+          in_place_(in_place(problem.images, planes_)),
+          copied_((planes_.length - in_place_ + lanes - 1) / lanes * lanes + planes_.step),
+          buffers_(new float[2 * copied_ + planes_.length + 3 * lanes + 2 * chunk + planes_.step]()),
+          here_(buffers_.get()),
+          below_(here_ + copied_),
+          down_(below_ + copied_),
+          rest_(down_ + planes_.length + lanes),
+          across_(rest_ + chunk + lanes) {}
 
     double sum() {
-        const std::int64_t count = end_ - begin_, whole = (count + lanes - 1) / lanes * lanes + planes_.step;
-        const std::unique_ptr<float[]> buffers(new float[6 * whole]());
-        double sums[lanes] = {};
-        float *here = buffers.get(), *below = here + whole;
-        Row row{here, below, here + 2 * whole, here + 3 * whole, here + 4 * whole, here + 5 * whole,
-                count, lead_, planes_.step, problem_.eps, problem_.exponent, sums};
         const std::int64_t first = problem_.gradient && top_ > 0 ? top_ - 1 : top_;
-        load(first, here);
+        load(first, here_);
         for (std::int64_t i = first; i < bottom_; ++i) {
-            if (i + 1 < planes_.height) load(i + 1, below);
-            row.here = here;
-            row.below = i + 1 < planes_.height ? below : here;
-            problem_.terms(row);
-            if (i < top_) std::fill_n(sums, lanes, 0.0);
-            else if (problem_.gradient) store(i, row);
-            std::swap(here, below);
+            const bool last = i + 1 == planes_.height;
+            if (!last) load(i + 1, below_);
+            row(i, last);
+            if (i < top_) std::fill_n(sums_, lanes, 0.0);
+            std::swap(here_, below_);
         }
-        double sum = 0.0;
-        for (double part : sums) sum += part;
-        return sum;
+        return std::accumulate(sums_, sums_ + lanes, 0.0);
     }
 
   private:
-    // At the image's edge the last pixel is its own neighbor: the difference is 0.
+    std::int64_t at(std::int64_t i) const { return plane_ + i * planes_.length; }
+
+    // Copies the end of a row; at the edge the last pixel is its own neighbor: the difference is 0.
     void load(std::int64_t i, float* buffer) const {
-        const std::int64_t count = std::min(planes_.length, end_ + planes_.step) - begin_;
-        problem_.load({problem_.images + plane_ + i * planes_.length + begin_, buffer, nullptr, count});
-        if (end_ == planes_.length) std::copy_n(buffer + count - planes_.step, planes_.step, buffer + count);
+        const std::int64_t count = planes_.length - in_place_;
+        problem_.load({problem_.images + at(i) + in_place_, buffer, nullptr, count});
+        std::copy_n(buffer + count - planes_.step, planes_.step, buffer + count);
     }
 
-    void store(std::int64_t i, const Row& row) const {
-        T* image = problem_.gradient + plane_ + i * planes_.length + begin_ + lead_;
-        problem_.store({image, row.rest + lead_, row.across + lead_, row.count - lead_});
+    void row(std::int64_t i, bool last) {
+        std::fill_n(across_, planes_.step, 0.0f);
+        const std::int64_t next = last ? i : i + 1;
+        for (std::int64_t begin = 0, end; begin < planes_.length; begin = end) {
+            end = std::min(begin + chunk, begin < in_place_ ? in_place_ : planes_.length);
+            piece(begin, end, pixels(i, here_, begin), pixels(next, last ? here_ : below_, begin));
+            if (problem_.gradient && i >= top_) store(at(i) + begin, end - begin);
+            std::copy_n(across_ + (end - begin), planes_.step, across_);
+        }
+    }
+
+    const float* pixels(std::int64_t i, const float* copied, std::int64_t begin) const {
+        if constexpr (std::is_same_v<T, float>)
+            if (begin < in_place_) return problem_.images + at(i) + begin;
+        return copied + (begin - in_place_);
+    }
+
+    void piece(std::int64_t begin, std::int64_t end, const float* here, const float* below) {
+        problem_.terms({here, below, across_ + planes_.step, down_ + begin, rest_, end - begin, planes_.step,
+                        problem_.eps, problem_.exponent, sums_});
+    }
+
+    void store(std::int64_t offset, std::int64_t count) const {
+        problem_.store({problem_.gradient + offset, rest_, across_, count});
     }
 
     const Problem<T>& problem_;
     const Planes& planes_;
-    std::int64_t top_, bottom_, begin_, end_, lead_, plane_;
+    const std::int64_t top_, bottom_, plane_, in_place_, copied_;
+    const std::unique_ptr<float[]> buffers_;
+    float *here_, *below_, *down_, *rest_, *across_;
+    double sums_[lanes] = {};
 };
 
 template <class T>
 void run(const Problem<T>& problem, float* values, std::int64_t number, int threads) {
-    std::vector<double> sums(problem.planes.tiles());
-    parallel(problem.planes.tiles(), threads,
-             [&](std::int64_t index) { sums[index] = Tile<T>(problem, index).sum(); });
-    const std::int64_t share = number ? problem.planes.tiles() / number : 0;
-    for (std::int64_t n = 0; n < number; ++n) {
-        double sum = 0.0;
-        for (std::int64_t index = n * share; index < (n + 1) * share; ++index) sum += sums[index];
-        values[n] = static_cast<float>(sum);
-    }
+    const std::int64_t tiles = problem.planes.number * problem.planes.tiles;
+    std::vector<double> sums(tiles);
+    parallel(tiles, threads, [&](std::int64_t index) { sums[index] = Tile<T>(problem, index).sum(); });
+    const std::int64_t share = number ? tiles / number : 0;
+    for (std::int64_t n = 0; n < number; ++n)
+        values[n] = static_cast<float>(std::accumulate(&sums[0] + n * share, &sums[0] + (n + 1) * share, 0.0));
 }
 
 }  // namespace
