@@ -36,7 +36,8 @@ def reference(images: Tensor, beta: float, eps: float, anisotropic: bool) -> tup
     gradient = -(across + down)
     gradient[..., 1:] += across[..., :-1]
     gradient[..., 1:, :] += down[..., :-1, :]
-    return sum(term.pow(beta / 2) for term in terms).sum((1, 2, 3)), gradient.to(images.dtype)
+    values = torch.stack([term.pow(beta / 2).sum((1, 2, 3)) for term in terms]).sum(0)
+    return values, gradient.to(images.dtype)
 
 
 @torch.library.custom_op("afterimage::total_variation", mutates_args=())
@@ -76,17 +77,26 @@ def _values_and_gradient_fake(images: Tensor, beta: float, eps: float, anisotrop
 
 
 def _remember(ctx: Any, inputs: tuple[Tensor, float, float, bool], output: tuple[Tensor, Tensor]) -> None:
+    images, *ctx.options = inputs
+    ctx.gradient = output[1].detach()
+    ctx.save_for_backward(images)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[1])
 
 
 def _differentiate(
     ctx: Any, grad_values: Tensor | None, grad_gradient: Tensor | None
 ) -> tuple[Tensor | None, None, None, None]:
     if grad_gradient is not None:
-        raise UsageError("total_variation has a first derivative only, a second was asked for; its formula in torch has")
-    (gradient,) = ctx.saved_tensors
-    return None if grad_values is None else _scaled(gradient, grad_values), None, None, None
+        raise UsageError(
+            "total_variation has a first derivative only, a second was asked for; its formula in torch has"
+        )
+    if grad_values is None:
+        return None, None, None, None
+    # The first pass takes the gradient away, to change it or to hand it on; a retained graph's next computes it anew.
+    gradient, ctx.gradient = ctx.gradient, None
+    if gradient is None or torch.is_grad_enabled():
+        _, gradient = _values_and_gradient(*ctx.saved_tensors, *ctx.options)
+    return _scaled(gradient, grad_values), None, None, None
 
 
 _values_and_gradient.register_autograd(_differentiate, setup_context=_remember)
@@ -111,10 +121,12 @@ def total_variation(images: Tensor, beta: float = 2.0, eps: float = 0.0, anisotr
         TypeError: beta or eps is no number.
     """
     _check(images, beta, eps)
+    values: Tensor
     if torch.is_grad_enabled() and images.requires_grad:
         values, _ = _values_and_gradient(images, float(beta), float(eps), anisotropic)
-        return values
-    return _values(images, float(beta), float(eps), anisotropic)
+    else:
+        values = _values(images, float(beta), float(eps), anisotropic)
+    return values
 
 
 def total_variation_with_gradient(
@@ -125,7 +137,8 @@ def total_variation_with_gradient(
     The gradient has the type of the images; it is channels last where they are, else contiguous.
     """
     _check(images, beta, eps)
-    return _values_and_gradient(images.detach(), float(beta), float(eps), anisotropic)
+    both: tuple[Tensor, Tensor] = _values_and_gradient(images.detach(), float(beta), float(eps), anisotropic)
+    return both
 
 
 def _check(images: Tensor, beta: float, eps: float) -> None:
@@ -141,11 +154,13 @@ def _check(images: Tensor, beta: float, eps: float) -> None:
 
 
 def _scaled(gradient: Tensor, factors: Tensor) -> Tensor:
-    """Return the gradient times one factor per image; the gradient itself where all are 1 and that costs no wait."""
-    looked_at = type(factors) is Tensor and factors.device.type == "cpu" and not torch.compiler.is_compiling()
-    if looked_at and bool((factors == 1).all()):
+    """Return the gradient, which may be overwritten, times one factor per image; without a pass where all are 1."""
+    factors_of_pixels = factors[:, None, None, None]
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(factors) is not Tensor:
+        return (gradient * factors_of_pixels).to(gradient.dtype)
+    if factors.device.type == "cpu" and bool((factors == 1).all()):  # on a GPU, to look is to wait
         return gradient
-    return (gradient * factors[:, None, None, None]).to(gradient.dtype)
+    return gradient.mul_(factors_of_pixels)
 
 
 def _arithmetic(images: Tensor) -> torch.dtype:
