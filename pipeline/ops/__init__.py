@@ -4,3 +4,6 @@ from .guided_relu import guided_relu
 from .occlude import occlude
 
 __all__ = ["guided_relu", "occlude"]
+from .total_variation import total_variation, total_variation_with_gradient
+
+__all__ = ["guided_relu", "total_variation", "total_variation_with_gradient"]
