@@ -19,6 +19,48 @@ std::int64_t part_length(std::int64_t positions) {
     return std::clamp((positions / 4 + least - 1) / least * least, least, most);
 }
 
+// The squares of all parts of an image, and what there is to correct.
+struct Total {
+    const float* squares;
+    std::int64_t parts, distance;  // between one part's and the next one's
+    const double *rows, *columns;  // offsets of the mean, of 32 channels each
+    double positions, scale;
+};
+
+// In float64: there may be hundreds of parts.
+template <bool center>
+AFTERIMAGE_FORMULA void add(const Total& total, float* values) {
+    double sums[square] = {};
+    for (std::int64_t part = 0; part < total.parts; ++part)
+        for (std::int64_t i = 0; i < square; ++i) sums[i] += total.squares[part * total.distance + i];
+    for (std::int64_t row = 0; row < panel; ++row)
+        for (std::int64_t column = 0; column < panel; ++column) {
+            const double correction = center ? total.positions * total.rows[row] * total.columns[column] : 0.0;
+            const double sum = sums[row * panel + column] - correction;
+            values[row * panel + column] = static_cast<float>(sum * total.scale);
+        }
+}
+
+template <bool center>
+void baseline(const Total& total, float* values) {
+    add<center>(total, values);
+}
+
+template <bool center>
+AFTERIMAGE_TARGET_AVX2 void avx2(const Total& total, float* values) {
+    add<center>(total, values);
+}
+
+template <bool center>
+AFTERIMAGE_TARGET_AVX512 void avx512(const Total& total, float* values) {
+    add<center>(total, values);
+}
+
+template <bool center>
+auto adder() {
+    return isa() >= Isa::avx512 ? avx512<center> : isa() == Isa::avx2 ? avx2<center> : baseline<center>;
+}
+
 template <class T>
 class Gram {
   public:
@@ -29,6 +71,7 @@ class Gram {
           center_(center), scale_(scale), threads_(threads), panels_(panels_of(channels)),
           length_(part_length(positions)), parts_((positions + length_ - 1) / length_),
           step_(isa() >= Isa::amx ? gram_step_amx<T>(channels, center) : gram_step_vector<T>(channels)),
+          add_(center ? adder<true>() : adder<false>()),
           squares_(new float[images * parts_ * squares_of(panels_) * square]) {
         if (!center) return;
         shift_.resize(images * panels_ * panel);
@@ -68,39 +111,28 @@ class Gram {
         float* squares = &squares_[part * squares_of(panels_) * square];
         std::fill_n(squares, squares_of(panels_) * square, 0.0f);
         float* sums = center_ ? &sums_[part * panels_ * panel] : nullptr;
-        void* memory = workspace(step_.bytes);
-        for (std::int64_t position = begin; position < end; position += step_.positions)
-            step_.run(block(image, position, std::min(step_.positions, end - position)), memory, squares, sums);
+        step_.run(block(image, begin, end - begin), workspace(step_.bytes), squares, sums);
     }
 
-    // How far the estimated mean was off.
-    double offset(std::int64_t image, std::int64_t channel) const {
-        double sum = 0.0;
-        for (std::int64_t part = image * parts_; center_ && part < (image + 1) * parts_; ++part)
-            sum += sums_[part * panels_ * panel + channel];
-        return sum / static_cast<double>(positions_);
+    // How far the estimated means were off.
+    void offsets(std::int64_t image, std::int64_t index, double* offsets) const {
+        for (std::int64_t lane = 0; center_ && lane < panel; ++lane) {
+            offsets[lane] = 0.0;
+            for (std::int64_t part = image * parts_; part < (image + 1) * parts_; ++part)
+                offsets[lane] += sums_[(part * panels_ + index) * panel + lane] / static_cast<double>(positions_);
+        }
     }
 
     void finish(std::int64_t image, std::int64_t row) {
         double rows[panel], columns[panel];
         float values[square];
-        for (std::int64_t lane = 0; lane < panel; ++lane) rows[lane] = offset(image, row * panel + lane);
+        const std::int64_t distance = squares_of(panels_) * square;
+        offsets(image, row, rows);
         for (std::int64_t column = row; column < panels_; ++column) {
-            for (std::int64_t lane = 0; lane < panel; ++lane) columns[lane] = offset(image, column * panel + lane);
-            total(image, square_index(panels_, row, column), rows, columns, values);
+            offsets(image, column, columns);
+            const float* squares = &squares_[image * parts_ * distance + square_index(panels_, row, column) * square];
+            add_({squares, parts_, distance, rows, columns, static_cast<double>(positions_), scale_}, values);
             write(image, row * panel, column * panel, values);
-        }
-    }
-
-    void total(std::int64_t image, std::int64_t index, const double* rows, const double* columns, float* values) {
-        double sums[square] = {};
-        for (std::int64_t part = image * parts_; part < (image + 1) * parts_; ++part) {
-            const float* squares = &squares_[(part * squares_of(panels_) + index) * square];
-            for (std::int64_t i = 0; i < square; ++i) sums[i] += squares[i];
-        }
-        for (std::int64_t i = 0; i < square; ++i) {
-            const double correction = center_ ? positions_ * rows[i / panel] * columns[i % panel] : 0.0;
-            values[i] = static_cast<float>((sums[i] - correction) * scale_);
         }
     }
 
@@ -127,6 +159,7 @@ class Gram {
     int threads_;
     std::int64_t panels_, length_, parts_;
     Step<T> step_;
+    void (*add_)(const Total&, float*);
     std::unique_ptr<float[]> squares_;
     std::vector<float> shift_, sums_;
 };

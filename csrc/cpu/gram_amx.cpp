@@ -197,22 +197,26 @@ AFTERIMAGE_INLINE_AMX void multiply(const char* rows, const char* columns, std::
 }
 
 template <class T, bool shifted>
-AFTERIMAGE_TARGET_AMX void amx(const Block<T>& block, void* workspace, float* squares, float* sums) {
+AFTERIMAGE_TARGET_AMX void amx(const Block<T>& part, void* workspace, float* squares, float* sums) {
     constexpr bool split = is_split<T>(shifted);
-    const std::int64_t steps = (block.positions + stride - 1) / stride, panels = panels_of(block.channels);
-    const std::int64_t size = 2 * steps * step_bytes<split>;
+    const std::int64_t panels = panels_of(part.channels), positions = depth(part.channels, split);
     char* rows = static_cast<char*>(workspace);
-    char* columns = rows + panels * size;
-    pack<shifted>(block, steps, sums, {rows, columns});
+    char* columns = rows + panels * panel * positions * step_bytes<split> / (group * stride);
     tiles::configure();
-    tiles::fence();
-    for (std::int64_t i = 0; i < panels; ++i) {
-        multiply<split, true>(rows + i * size, columns + i * size, steps, squares);
-        squares += square;
-        for (std::int64_t j = i + 1; j < panels; ++j, squares += square)
-            multiply<split, false>(rows + i * size, columns + j * size, steps, squares);
+    for (std::int64_t begin = 0; begin < part.positions; begin += positions) {
+        const Block<T> block = slice(part, begin, positions);
+        const std::int64_t steps = (block.positions + stride - 1) / stride, size = 2 * steps * step_bytes<split>;
+        pack<shifted>(block, steps, sums, {rows, columns});
+        tiles::fence();
+        float* sum = squares;
+        for (std::int64_t i = 0; i < panels; ++i) {
+            multiply<split, true>(rows + i * size, columns + i * size, steps, sum);
+            sum += square;
+            for (std::int64_t j = i + 1; j < panels; ++j, sum += square)
+                multiply<split, false>(rows + i * size, columns + j * size, steps, sum);
+        }
+        tiles::fence();
     }
-    tiles::fence();
     tiles::release();
 }
 #endif
@@ -221,12 +225,12 @@ AFTERIMAGE_TARGET_AMX void amx(const Block<T>& block, void* workspace, float* sq
 
 template <class T>
 Step<T> gram_step_amx(std::int64_t channels, bool center) {
-    const std::int64_t positions = depth(channels, is_split<T>(center));
-    const std::size_t bytes = (is_split<T>(center) ? 8 : 4) * positions * panels_of(channels) * panel;
+    const bool split = is_split<T>(center);
+    const std::size_t bytes = (split ? 8 : 4) * depth(channels, split) * panels_of(channels) * panel;
 #ifdef AFTERIMAGE_AMX
-    return {positions, bytes, center ? amx<T, true> : amx<T, false>};
+    return {bytes, center ? amx<T, true> : amx<T, false>};
 #else
-    return {positions, bytes, nullptr};  // never chosen
+    return {bytes, nullptr};  // never chosen
 #endif
 }
 

@@ -1,4 +1,4 @@
-// What one step of the Gram product is: a block of positions, multiplied into squares of 32 by 32 channels.
+// What one step of the Gram product is: a part of an image's positions, multiplied into squares of 32 by 32 channels.
 #pragma once
 
 #include <cstddef>
@@ -28,11 +28,18 @@ struct Block {
     const float* shift;  // subtracted, one per channel and up to the panel's end; null: nothing is
 };
 
+// `count` positions from `begin` on, or as many as there are.
+template <class T>
+AFTERIMAGE_FORMULA Block<T> slice(Block<T> block, std::int64_t begin, std::int64_t count) {
+    block.features += begin * block.position_stride;
+    block.positions = block.positions - begin < count ? block.positions - begin : count;
+    return block;
+}
+
 template <class T>
 struct Step {
-    std::int64_t positions;  // in a block, at most
-    std::size_t bytes;       // of workspace
-    // Adds a block's products to the squares and, where it is shifted, its values to the sums of the channels.
+    std::size_t bytes;  // of workspace
+    // Adds a part's products to the squares and, where it is shifted, its values to the sums of the channels.
     void (*run)(const Block<T>&, void* workspace, float* squares, float* sums);
 };
 

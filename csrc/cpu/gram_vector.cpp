@@ -30,24 +30,29 @@ AFTERIMAGE_FORMULA void add_sums(const float* packed, std::int64_t positions, fl
 }
 
 template <class T>
-void baseline(const Block<T>& block, void* workspace, float* squares, float* sums) {
-    const std::int64_t panels = panels_of(block.channels), size = block.positions * panel;
+void baseline(const Block<T>& part, void* workspace, float* squares, float* sums) {
+    const std::int64_t panels = panels_of(part.channels);
     float* packed = static_cast<float*>(workspace);
-    for (std::int64_t i = 0; i < panels; ++i) {
-        pack_plain<Baseline>(block, i * panel, panel, 0, block.positions, packed + i * size);
-        if (block.shift) add_sums<Baseline>(packed + i * size, block.positions, sums + i * panel);
-    }
-    for (std::int64_t i = 0; i < panels; ++i)
-        for (std::int64_t j = i; j < panels; ++j, squares += square)
-            for (std::int64_t row = 0; row < panel; ++row) {
-                float total[panel] = {};
-                for (std::int64_t k = 0; k < block.positions; ++k) {
-                    const float factor = packed[i * size + k * panel + row];
-                    const float* column = packed + j * size + k * panel;
-                    for (std::int64_t lane = 0; lane < panel; ++lane) total[lane] += factor * column[lane];
+    for (std::int64_t begin = 0; begin < part.positions; begin += depth) {
+        const Block<T> block = slice(part, begin, depth);
+        const std::int64_t size = block.positions * panel;
+        float* sum = squares;
+        for (std::int64_t i = 0; i < panels; ++i) {
+            pack_plain<Baseline>(block, i * panel, panel, 0, block.positions, packed + i * size);
+            if (block.shift) add_sums<Baseline>(packed + i * size, block.positions, sums + i * panel);
+        }
+        for (std::int64_t i = 0; i < panels; ++i)
+            for (std::int64_t j = i; j < panels; ++j, sum += square)
+                for (std::int64_t row = 0; row < panel; ++row) {
+                    float total[panel] = {};
+                    for (std::int64_t k = 0; k < block.positions; ++k) {
+                        const float factor = packed[i * size + k * panel + row];
+                        const float* column = packed + j * size + k * panel;
+                        for (std::int64_t lane = 0; lane < panel; ++lane) total[lane] += factor * column[lane];
+                    }
+                    for (std::int64_t lane = 0; lane < panel; ++lane) sum[row * panel + lane] += total[lane];
                 }
-                for (std::int64_t lane = 0; lane < panel; ++lane) squares[row * panel + lane] += total[lane];
-            }
+    }
 }
 
 #ifdef AFTERIMAGE_X86
@@ -195,47 +200,58 @@ INLINE_AVX512 void multiply8(const float* rows, const float* columns, std::int64
 }
 
 template <class T>
-AFTERIMAGE_TARGET_AVX2 void avx2(const Block<T>& block, void* workspace, float* squares, float* sums) {
-    const std::int64_t panels = panels_of(block.channels), size = block.positions * panel;
+AFTERIMAGE_TARGET_AVX2 void avx2(const Block<T>& part, void* workspace, float* squares, float* sums) {
+    const std::int64_t panels = panels_of(part.channels);
     float* packed = static_cast<float*>(workspace);
-    for (std::int64_t channel = 0; channel < panels * panel; channel += 8) {
-        float* target = packed + channel / panel * size;
-        const std::int64_t whole = channel + 8 <= block.channels ? block.positions / 8 * 8 : 0;
-        for (std::int64_t k = 0; k < whole; k += 8) pack8(block, channel, k, target);
-        pack_plain<Avx2>(block, channel, 8, whole, block.positions - whole, target);
+    for (std::int64_t begin = 0; begin < part.positions; begin += depth) {
+        const Block<T> block = slice(part, begin, depth);
+        const std::int64_t size = block.positions * panel;
+        float* sum = squares;
+        for (std::int64_t channel = 0; channel < panels * panel; channel += 8) {
+            float* target = packed + channel / panel * size;
+            const std::int64_t whole = channel + 8 <= block.channels ? block.positions / 8 * 8 : 0;
+            for (std::int64_t k = 0; k < whole; k += 8) pack8(block, channel, k, target);
+            pack_plain<Avx2>(block, channel, 8, whole, block.positions - whole, target);
+        }
+        for (std::int64_t i = 0; block.shift && i < panels; ++i)
+            add_sums<Avx2>(packed + i * size, block.positions, sums + i * panel);
+        for (std::int64_t i = 0; i < panels; ++i)
+            for (std::int64_t j = i; j < panels; ++j, sum += square)
+                for (std::int64_t column = 0; column < panel; column += 16)
+                    for (std::int64_t row = 0; row < (i == j ? column + 16 : panel); row += 4)
+                        multiply4(packed + i * size + row, packed + j * size + column, block.positions,
+                                  sum + row * panel + column);
     }
-    for (std::int64_t i = 0; block.shift && i < panels; ++i)
-        add_sums<Avx2>(packed + i * size, block.positions, sums + i * panel);
-    for (std::int64_t i = 0; i < panels; ++i)
-        for (std::int64_t j = i; j < panels; ++j, squares += square)
-            for (std::int64_t column = 0; column < panel; column += 16)
-                for (std::int64_t row = 0; row < (i == j ? column + 16 : panel); row += 4)
-                    multiply4(packed + i * size + row, packed + j * size + column, block.positions,
-                              squares + row * panel + column);
 }
 
 template <class T>
-AFTERIMAGE_TARGET_AVX512 void avx512(const Block<T>& block, void* workspace, float* squares, float* sums) {
-    const std::int64_t panels = panels_of(block.channels), size = block.positions * panel;
+AFTERIMAGE_TARGET_AVX512 void avx512(const Block<T>& part, void* workspace, float* squares, float* sums) {
+    const std::int64_t panels = panels_of(part.channels);
     float* packed = static_cast<float*>(workspace);
-    for (std::int64_t channel = 0; channel < panels * panel; channel += 16) {
-        float* target = packed + channel / panel * size;
-        const std::int64_t whole = channel + 16 <= block.channels ? block.positions / 16 * 16 : 0;
-        for (std::int64_t k = 0; k < whole; k += 16) pack16(block, channel, k, target);
-        pack_plain<Avx512>(block, channel, 16, whole, block.positions - whole, target);
+    for (std::int64_t begin = 0; begin < part.positions; begin += depth) {
+        const Block<T> block = slice(part, begin, depth);
+        const std::int64_t size = block.positions * panel;
+        float* sum = squares;
+        for (std::int64_t channel = 0; channel < panels * panel; channel += 16) {
+            float* target = packed + channel / panel * size;
+            const std::int64_t whole = channel + 16 <= block.channels ? block.positions / 16 * 16 : 0;
+            for (std::int64_t k = 0; k < whole; k += 16) pack16(block, channel, k, target);
+            pack_plain<Avx512>(block, channel, 16, whole, block.positions - whole, target);
+        }
+        for (std::int64_t i = 0; block.shift && i < panels; ++i)
+            add_sums<Avx512>(packed + i * size, block.positions, sums + i * panel);
+        for (std::int64_t i = 0; i < panels; ++i)
+            for (std::int64_t j = i; j < panels; ++j, sum += square)
+                for (std::int64_t row = 0; row < panel; row += 8) {
+                    const float *rows = packed + i * size + row, *columns = packed + j * size;
+                    if (i == j && row >= 16)
+                        multiply8<1>(rows, columns + 16, block.positions, sum + row * panel + 16);
+                    else
+                        multiply8<2>(rows, columns, block.positions, sum + row * panel);
+                }
     }
-    for (std::int64_t i = 0; block.shift && i < panels; ++i)
-        add_sums<Avx512>(packed + i * size, block.positions, sums + i * panel);
-    for (std::int64_t i = 0; i < panels; ++i)
-        for (std::int64_t j = i; j < panels; ++j, squares += square)
-            for (std::int64_t row = 0; row < panel; row += 8) {
-                const float *rows = packed + i * size + row, *columns = packed + j * size;
-                if (i == j && row >= 16)
-                    multiply8<1>(rows, columns + 16, block.positions, squares + row * panel + 16);
-                else
-                    multiply8<2>(rows, columns, block.positions, squares + row * panel);
-            }
 }
+
 #else
 template <class T>
 void avx2(const Block<T>& block, void* workspace, float* squares, float* sums) {
@@ -253,7 +269,7 @@ void avx512(const Block<T>& block, void* workspace, float* squares, float* sums)
 template <class T>
 Step<T> gram_step_vector(std::int64_t channels) {
     const auto run = isa() >= Isa::avx512 ? avx512<T> : isa() == Isa::avx2 ? avx2<T> : baseline<T>;
-    return {depth, depth * panels_of(channels) * panel * sizeof(float), run};
+    return {depth * panels_of(channels) * panel * sizeof(float), run};
 }
 
 template Step<float> gram_step_vector<float>(std::int64_t);
