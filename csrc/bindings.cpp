@@ -14,6 +14,8 @@ PYBIND11_MODULE(_cpu, module) {
     module.def("isa", &isa_name);
     module.def("gram_float32", &cpu::gram<float>, unlocked());
     module.def("gram_bfloat16", &cpu::gram<bfloat16>, unlocked());
+    module.def("gram_backward_float32", &cpu::gram_backward<float>, unlocked());
+    module.def("gram_backward_bfloat16", &cpu::gram_backward<bfloat16>, unlocked());
     module.def("guided_relu_backward_float32", &cpu::guided_relu_backward<float>, unlocked());
     module.def("guided_relu_backward_bfloat16", &cpu::guided_relu_backward<bfloat16>, unlocked());
 }

@@ -169,6 +169,7 @@ class Gram {
 template <class T>
 void gram(std::uintptr_t features, std::uintptr_t products, std::int64_t images, std::int64_t channels,
           std::int64_t positions, bool channels_last, bool center, double scale, int threads) {
+    if (images * channels == 0) return;
     Gram<T>(reinterpret_cast<const T*>(features), reinterpret_cast<float*>(products), images, channels, positions,
             channels_last, center, scale, threads)
         .run();

@@ -10,4 +10,12 @@ template <class T>
 void gram(std::uintptr_t features, std::uintptr_t products, std::int64_t images, std::int64_t channels,
           std::int64_t positions, bool channels_last, bool center, double scale, int threads);
 
+// The gradient of the features, in their type and layout, given that of the products in float32. `means` holds each
+// image's channels' means in float32, or is 0 where nothing was centered. Only on AMX, else throws
+// std::invalid_argument: elsewhere an ordinary matrix product is as fast.
+template <class T>
+void gram_backward(std::uintptr_t grad_products, std::uintptr_t features, std::uintptr_t means,
+                   std::uintptr_t grad_features, std::int64_t images, std::int64_t channels, std::int64_t positions,
+                   bool channels_last, double scale, int threads);
+
 }  // namespace afterimage::cpu

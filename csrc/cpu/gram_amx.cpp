@@ -46,9 +46,7 @@ AFTERIMAGE_INLINE_AMX void pack_row(const T* first, const T* second, __m512 shif
             left = _mm512_sub_ps(left, shift), right = _mm512_sub_ps(right, shift);
             sum = _mm512_add_ps(sum, _mm512_add_ps(left, right));
         }
-        const tiles::Halves halves = tiles::split(left, right);
-        _mm512_store_si512(target, halves.high);
-        _mm512_store_si512(target + tile, halves.low);
+        tiles::store(tiles::split(left, right), target);
     } else {
         _mm512_store_si512(target, planar ? tiles::neighbours(first) : tiles::interleave(first, second));
     }
@@ -111,7 +109,7 @@ AFTERIMAGE_INLINE_AMX void pack_edge(const Block<T>& block, std::int64_t channel
         }
     tiles::fence();
     if (planar)
-        pack_planar<shifted>(staged, 0, 1, none, sums, target);
+        pack_planar<shifted>(staged, stride, 1, none, sums, target);
     else
         pack_last<shifted>(staged, group, none, sums, target);
 }
@@ -143,57 +141,12 @@ AFTERIMAGE_INLINE_AMX void pack(const Block<T>& block, std::int64_t steps, float
         }
 }
 
-// One square, of two groups and two: the accumulators are tiles 0 to 3, the factors 4, 5 (left) and 6, 7 (right).
-AFTERIMAGE_INLINE_AMX void load_rows(const char* first, const char* second) {
-    _tile_loadd(4, first, 64);
-    _tile_loadd(5, second, 64);
-}
-
-AFTERIMAGE_INLINE_AMX void load_columns(const char* first, const char* second) {
-    _tile_loadd(6, first, 64);
-    _tile_loadd(7, second, 64);
-}
-
-// On the diagonal the square's lower left is its mirrored upper right.
-template <bool diagonal>
-AFTERIMAGE_INLINE_AMX void multiply_tiles() {
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    if constexpr (!diagonal) _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-}
-
-// Low times low is left out, where its terms have either sign: on the diagonal they are squares.
 template <bool split, bool diagonal>
 AFTERIMAGE_INLINE_AMX void multiply(const char* rows, const char* columns, std::int64_t steps, float* sums) {
-    constexpr std::int64_t bytes = step_bytes<split>;
-    constexpr int pitch = panel * sizeof(float);
-    const std::int64_t next = steps * bytes;
-    _tile_loadd(0, sums, pitch);
-    _tile_loadd(1, sums + group, pitch);
-    _tile_loadd(2, sums + group * panel, pitch);
-    _tile_loadd(3, sums + group * panel + group, pitch);
-    for (std::int64_t step = 0; step < steps; ++step, rows += bytes, columns += bytes) {
-        load_rows(rows, rows + next);
-        if constexpr (split) {
-            load_columns(columns + tile, columns + tile + next);
-            multiply_tiles<diagonal>();
-        }
-        load_columns(columns, columns + next);
-        multiply_tiles<diagonal>();
-        if constexpr (split) {
-            load_rows(rows + tile, rows + tile + next);
-            multiply_tiles<diagonal>();
-        }
-        if constexpr (split && diagonal) {
-            load_columns(columns + tile, columns + tile + next);
-            multiply_tiles<diagonal>();
-        }
-    }
-    _tile_stored(0, sums, pitch);
-    _tile_stored(1, sums + group, pitch);
-    _tile_stored(2, sums + group * panel, pitch);
-    _tile_stored(3, sums + group * panel + group, pitch);
+    constexpr std::int64_t pitch = panel * sizeof(float);
+    tiles::load_sums(sums, pitch);
+    tiles::multiply<split, split, diagonal>(rows, columns, steps);
+    tiles::store_sums(sums, pitch);
 }
 
 template <class T, bool shifted>

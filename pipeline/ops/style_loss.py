@@ -56,9 +56,7 @@ def _differentiate(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor | N
 _forward.register_autograd(_differentiate, setup_context=_remember)
 
 
-def style_loss(
-    features: Tensor, target: Tensor, center: bool = False, normalize: Normalize = "none"
-) -> Tensor:
+def style_loss(features: Tensor, target: Tensor, center: bool = False, normalize: Normalize = "none") -> Tensor:
     """Return ‖gram(features) − target‖² of each image.
 
     Args:
