@@ -1,5 +1,6 @@
 #include <pybind11/pybind11.h>
 
+#include "cpu/gram.h"
 #include "cpu/guided_relu.h"
 #include "cpu/isa.h"
 #include "cpu/occlude.h"
@@ -15,6 +16,10 @@ PYBIND11_MODULE(_cpu, module) {
     module.def("isa", &isa_name);
     module.def("guided_relu_float32", &cpu::guided_relu<float>, unlocked());
     module.def("guided_relu_bfloat16", &cpu::guided_relu<bfloat16>, unlocked());
+    module.def("gram_float32", &cpu::gram<float>, unlocked());
+    module.def("gram_bfloat16", &cpu::gram<bfloat16>, unlocked());
+    module.def("gram_backward_float32", &cpu::gram_backward<float>, unlocked());
+    module.def("gram_backward_bfloat16", &cpu::gram_backward<bfloat16>, unlocked());
     module.def("guided_relu_backward_float32", &cpu::guided_relu_backward<float>, unlocked());
     module.def("guided_relu_backward_bfloat16", &cpu::guided_relu_backward<bfloat16>, unlocked());
     module.def("occlude_float64", &cpu::occlude<std::uint64_t>, unlocked());

@@ -1,5 +1,6 @@
 """Tensor operations: the Python face of one compiled kernel each, with its reference in plain torch."""
 
+from .gram import gram
 from .guided_relu import guided_relu
 from .occlude import occlude
 
@@ -7,3 +8,6 @@ __all__ = ["guided_relu", "occlude"]
 from .total_variation import total_variation, total_variation_with_gradient
 
 __all__ = ["guided_relu", "total_variation", "total_variation_with_gradient"]
+from .style_loss import style_loss
+
+__all__ = ["gram", "guided_relu", "style_loss"]
