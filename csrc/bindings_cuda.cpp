@@ -18,6 +18,9 @@ PYBIND11_MODULE(_cuda, module) {
     module.def("gram_float32_workspace", &cuda::gram_workspace<float>);
     module.def("gram_bfloat16_workspace", &cuda::gram_workspace<bfloat16>);
     module.def("gram_float16_workspace", &cuda::gram_workspace<float16>);
+    module.def("guided_relu_float32", &cuda::guided_relu<float>);
+    module.def("guided_relu_bfloat16", &cuda::guided_relu<bfloat16>);
+    module.def("guided_relu_float16", &cuda::guided_relu<float16>);
     module.def("guided_relu_backward_float32", &cuda::guided_relu_backward<float>);
     module.def("guided_relu_backward_bfloat16", &cuda::guided_relu_backward<bfloat16>);
     module.def("guided_relu_backward_float16", &cuda::guided_relu_backward<float16>);

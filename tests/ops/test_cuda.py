@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,8 +53,8 @@ def test_module_loads_without_a_driver_and_offers_what_the_cpus_does() -> None:
 
 
 @pytest.fixture
-def images() -> Iterator[Tensor]:
-    yield random(3, 70, 96, 64).float().cuda()
+def images() -> Tensor:
+    return random(3, 70, 96, 64).float().cuda()
 
 
 @pytest.mark.gpu
