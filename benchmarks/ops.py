@@ -32,7 +32,7 @@ def rows(quick: bool) -> Iterator[Row]:
             EXACT,
             items=elements,
             item="element",
-            work=Work(bytes=3 * elements * size),  # gradient and output are read, the result is written
+            work=Work(bytes=2 * elements * size + elements // 8),  # gradient and bits are read, the result is written
         )
 
 
@@ -43,15 +43,18 @@ def guided_relu_kernel(shape: list[int], precision: str) -> Call:
     if kernels.module("cpu") is None:
         raise RuntimeError("the compiled kernels are not in use: run 'pip install .', unset AFTERIMAGE_KERNELS")
     gradient, output = _pair(shape, precision)
-    return lambda: torch.ops.afterimage.guided_relu_backward(gradient, output, "guided", torch.inf)  # type: ignore[no-any-return]
+    _, bits = torch.ops.afterimage.guided_relu(output, "guided", torch.inf)
+    stride = list(output.stride())
+    return lambda: torch.ops.afterimage.guided_relu_backward(gradient, bits, stride, "guided")  # type: ignore[no-any-return]
 
 
 def guided_relu_reference(shape: list[int], precision: str) -> Call:
     """The specification."""
-    from afterimage.ops.guided_relu import reference
+    from afterimage.ops.guided_relu import reference, reference_backward
 
     gradient, output = _pair(shape, precision)
-    return lambda: reference(gradient, output, "guided", torch.inf)
+    _, bits = reference(output, "guided", torch.inf)
+    return lambda: reference_backward(gradient, bits, "guided")
 
 
 def guided_relu_torch(shape: list[int], precision: str) -> Call:

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cpu/isa.h"
+#include "cpu/lanes.h"
 #include "cpu/parallel.h"
 #include "formula/guided_relu.h"
 
@@ -11,82 +12,170 @@ namespace afterimage::cpu {
 namespace {
 
 template <class T>
-struct Problem {
-    const T* grad_output;
-    const T* output;
-    T* grad_input;
-    bool use_forward;
-    bool use_gradient;
-    float ceiling;
+struct Forward {
+    const T* input;
+    T* output;
+    std::uint8_t* bits;
+    T ceiling;  // NaN: none
+
+    template <class Tag>
+    AFTERIMAGE_FORMULA void byte(std::int64_t begin, std::int64_t end) const {
+        unsigned byte = 0;
+        for (std::int64_t i = begin; i < end; ++i) {
+            byte |= unsigned{formula::guided_relu_bit<Tag>(input[i], ceiling)} << (i - begin);
+            output[i] = formula::guided_relu<Tag>(input[i], ceiling);
+        }
+        bits[begin / 8] = static_cast<std::uint8_t>(byte);
+    }
 };
 
 // Ordinary stores: streaming ones gained nothing where the gradient is read next, and lost a third on fresh memory.
-template <class Tag, bool use_forward, bool use_gradient, class T>
-AFTERIMAGE_FORMULA void loop(const Problem<T>& problem, std::int64_t begin, std::int64_t end) {
-    const T* __restrict grad_output = problem.grad_output;
-    const T* __restrict output = problem.output;
-    T* __restrict grad_input = problem.grad_input;
-    const float ceiling = problem.ceiling;
-    for (std::int64_t i = begin; i < end; ++i)
-        grad_input[i] = formula::guided_relu_backward<Tag, use_forward, use_gradient>(grad_output[i], output[i], ceiling);
+template <class T, bool use_forward, bool use_gradient>
+struct Backward {
+    const T* grad_output;
+    const std::uint8_t* bits;
+    T* grad_input;
+
+    template <class Tag>
+    AFTERIMAGE_FORMULA void byte(std::int64_t begin, std::int64_t end) const {
+        const unsigned byte = use_forward ? bits[begin / 8] : 0xff;
+        for (std::int64_t i = begin; i < end; ++i) {
+            const bool bit = byte >> (i - begin) & 1;
+            grad_input[i] = formula::guided_relu_backward<Tag>(grad_output[i], bit, use_gradient);
+        }
+    }
+};
+
+template <class Tag, class Problem>
+AFTERIMAGE_FORMULA void bytes(const Problem& problem, std::int64_t begin, std::int64_t end) {
+    for (; begin + 8 <= end; begin += 8) problem.template byte<Tag>(begin, begin + 8);
+    if (begin < end) problem.template byte<Tag>(begin, end);
 }
 
-template <class Tag, class T>
-AFTERIMAGE_FORMULA void rules(const Problem<T>& problem, std::int64_t begin, std::int64_t end) {
-    if (problem.use_forward && problem.use_gradient) return loop<Tag, true, true>(problem, begin, end);
-    if (problem.use_forward) return loop<Tag, true, false>(problem, begin, end);
-    if (problem.use_gradient) return loop<Tag, false, true>(problem, begin, end);
-    return loop<Tag, false, false>(problem, begin, end);
+template <class Problem>
+void baseline(const Problem& problem, std::int64_t begin, std::int64_t end) {
+    bytes<Baseline>(problem, begin, end);
+}
+
+#ifdef AFTERIMAGE_X86
+template <class T>
+AFTERIMAGE_FORMULA AFTERIMAGE_TARGET_AVX2 void eight(const Forward<T>& problem, std::int64_t i) {
+    typedef Lanes<Avx2, T> lanes;
+    const auto input = lanes::load(problem.input + i), ceiling = lanes::all(problem.ceiling);
+    const __m256 value = lanes::wide(input), top = lanes::wide(ceiling), zero = _mm256_setzero_ps();
+    const __m256 blocked = _mm256_or_ps(_mm256_cmp_ps(value, zero, _CMP_LE_OQ), _mm256_cmp_ps(value, top, _CMP_GE_OQ));
+    problem.bits[i / 8] = static_cast<std::uint8_t>(~_mm256_movemask_ps(blocked));
+    const auto capped = lanes::choose(_mm256_cmp_ps(value, top, _CMP_GT_OQ), ceiling, input);
+    lanes::store(problem.output + i, _mm256_cmp_ps(value, zero, _CMP_NLT_UQ), capped);
+}
+
+template <class T, bool use_forward, bool use_gradient>
+AFTERIMAGE_FORMULA AFTERIMAGE_TARGET_AVX2 void eight(const Backward<T, use_forward, use_gradient>& problem,
+                                                     std::int64_t i) {
+    typedef Lanes<Avx2, T> lanes;
+    const auto gradient = lanes::load(problem.grad_output + i);
+    __m256 passes = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
+    if constexpr (use_forward) {
+        const __m256i places = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+        const __m256i bits = _mm256_and_si256(_mm256_set1_epi32(problem.bits[i / 8]), places);
+        passes = _mm256_castsi256_ps(_mm256_cmpeq_epi32(bits, places));
+    }
+    if constexpr (use_gradient)
+        passes = _mm256_and_ps(passes, _mm256_cmp_ps(lanes::wide(gradient), _mm256_setzero_ps(), _CMP_NLE_UQ));
+    lanes::store(problem.grad_input + i, passes, gradient);
 }
 
 template <class T>
-void baseline(const Problem<T>& problem, std::int64_t begin, std::int64_t end) {
-    rules<Baseline>(problem, begin, end);
+AFTERIMAGE_FORMULA AFTERIMAGE_TARGET_AVX512 void sixteen(const Forward<T>& problem, std::int64_t i) {
+    typedef Lanes<Avx512, T> lanes;
+    const auto input = lanes::load(problem.input + i), ceiling = lanes::all(problem.ceiling);
+    const __m512 value = lanes::wide(input), top = lanes::wide(ceiling), zero = _mm512_setzero_ps();
+    const __mmask16 above = _mm512_cmp_ps_mask(value, zero, _CMP_NLE_UQ);
+    const std::uint16_t bits = _mm512_mask_cmp_ps_mask(above, value, top, _CMP_NGE_UQ);
+    std::memcpy(problem.bits + i / 8, &bits, sizeof bits);
+    const auto capped = lanes::choose(_mm512_cmp_ps_mask(value, top, _CMP_GT_OQ), ceiling, input);
+    lanes::store(problem.output + i, _mm512_cmp_ps_mask(value, zero, _CMP_NLT_UQ), capped);
 }
 
-template <class T>
-AFTERIMAGE_TARGET_AVX2 void avx2(const Problem<T>& problem, std::int64_t begin, std::int64_t end) {
-    rules<Avx2>(problem, begin, end);
+template <class T, bool use_forward, bool use_gradient>
+AFTERIMAGE_FORMULA AFTERIMAGE_TARGET_AVX512 void sixteen(const Backward<T, use_forward, use_gradient>& problem,
+                                                         std::int64_t i) {
+    typedef Lanes<Avx512, T> lanes;
+    const auto gradient = lanes::load(problem.grad_output + i);
+    std::uint16_t passes = 0xffff;
+    if constexpr (use_forward) std::memcpy(&passes, problem.bits + i / 8, sizeof passes);
+    if constexpr (use_gradient)
+        passes = _mm512_mask_cmp_ps_mask(passes, lanes::wide(gradient), _mm512_setzero_ps(), _CMP_NLE_UQ);
+    lanes::store(problem.grad_input + i, passes, gradient);
 }
 
-template <class T>
-AFTERIMAGE_TARGET_AVX512 void avx512(const Problem<T>& problem, std::int64_t begin, std::int64_t end) {
-    rules<Avx512>(problem, begin, end);
+template <class Problem>
+AFTERIMAGE_TARGET_AVX2 void avx2(const Problem& problem, std::int64_t begin, std::int64_t end) {
+    for (; begin + 8 <= end; begin += 8) eight(problem, begin);
+    bytes<Avx2>(problem, begin, end);
 }
 
-// Round `upper` to T, so that a saturated output equals it.
+template <class Problem>
+AFTERIMAGE_TARGET_AVX512 void avx512(const Problem& problem, std::int64_t begin, std::int64_t end) {
+    for (; begin + 16 <= end; begin += 16) sixteen(problem, begin);
+    bytes<Avx512>(problem, begin, end);
+}
+#endif
+
+template <class Problem>
+void run(const Problem& problem, std::int64_t size, int threads) {
+    void (*kernel)(const Problem&, std::int64_t, std::int64_t) = baseline<Problem>;
+#ifdef AFTERIMAGE_X86
+    if (isa() >= Isa::avx512) kernel = avx512<Problem>;
+    if (isa() == Isa::avx2) kernel = avx2<Problem>;
+#endif
+    parallel_ranges(size, threads, [&](std::int64_t begin, std::int64_t end) { kernel(problem, begin, end); });
+}
+
+// Rounded to T, so that a saturated output equals it.
 template <class T>
-float rounded(double upper);
+T rounded(float upper);
 
 template <>
-float rounded<float>(double upper) {
-    return static_cast<float>(upper);
+float rounded<float>(float upper) {
+    return upper;
 }
 
 template <>
-float rounded<bfloat16>(double upper) {
-    const float number = static_cast<float>(upper);
+bfloat16 rounded<bfloat16>(float upper) {
     std::uint32_t bits;
-    std::memcpy(&bits, &number, sizeof bits);
-    bits += 0x7fff + ((bits >> 16) & 1);  // to nearest, ties to even
-    return to_float<Baseline>(bfloat16{static_cast<std::uint16_t>(bits >> 16)});
+    std::memcpy(&bits, &upper, sizeof bits);
+    if (!std::isnan(upper)) bits += 0x7fff + ((bits >> 16) & 1);  // to nearest, ties to even
+    return {static_cast<std::uint16_t>(bits >> 16)};
 }
 
 }  // namespace
 
 template <class T>
-void guided_relu_backward(std::uintptr_t grad_output, std::uintptr_t output, std::uintptr_t grad_input,
-                          std::int64_t size, bool use_forward, bool use_gradient, double upper, int threads) {
-    const float ceiling = std::isinf(upper) ? std::numeric_limits<float>::quiet_NaN() : rounded<T>(upper);
-    const Problem<T> problem{reinterpret_cast<const T*>(grad_output), reinterpret_cast<const T*>(output),
-                             reinterpret_cast<T*>(grad_input), use_forward, use_gradient, ceiling};
-    const auto kernel = isa() >= Isa::avx512 ? avx512<T> : isa() == Isa::avx2 ? avx2<T> : baseline<T>;
-    parallel_ranges(size, threads, [&](std::int64_t begin, std::int64_t end) { kernel(problem, begin, end); });
+void guided_relu(std::uintptr_t input, std::uintptr_t output, std::uintptr_t bits, std::int64_t size, double upper,
+                 int threads) {
+    const float ceiling = std::isinf(upper) ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(upper);
+    run(Forward<T>{reinterpret_cast<const T*>(input), reinterpret_cast<T*>(output),
+                   reinterpret_cast<std::uint8_t*>(bits), rounded<T>(ceiling)},
+        size, threads);
 }
 
-template void guided_relu_backward<float>(std::uintptr_t, std::uintptr_t, std::uintptr_t, std::int64_t, bool, bool,
-                                          double, int);
-template void guided_relu_backward<bfloat16>(std::uintptr_t, std::uintptr_t, std::uintptr_t, std::int64_t, bool, bool,
-                                             double, int);
+template <class T>
+void guided_relu_backward(std::uintptr_t grad_output, std::uintptr_t bits, std::uintptr_t grad_input,
+                          std::int64_t size, bool use_forward, bool use_gradient, int threads) {
+    const auto gradient = reinterpret_cast<const T*>(grad_output);
+    const auto mask = reinterpret_cast<const std::uint8_t*>(bits);
+    const auto result = reinterpret_cast<T*>(grad_input);
+    if (!use_forward) return run(Backward<T, false, true>{gradient, mask, result}, size, threads);
+    if (!use_gradient) return run(Backward<T, true, false>{gradient, mask, result}, size, threads);
+    return run(Backward<T, true, true>{gradient, mask, result}, size, threads);
+}
+
+#define INSTANTIATE(T)                                                                                     \
+    template void guided_relu<T>(std::uintptr_t, std::uintptr_t, std::uintptr_t, std::int64_t, double, int); \
+    template void guided_relu_backward<T>(std::uintptr_t, std::uintptr_t, std::uintptr_t, std::int64_t, bool, bool, int)
+INSTANTIATE(float);
+INSTANTIATE(bfloat16);
+#undef INSTANTIATE
 
 }  // namespace afterimage::cpu

@@ -1,18 +1,26 @@
-// Guided ReLU, backward: the gradient where the rule lets it pass, +0 elsewhere.
+// Guided ReLU: the input between 0 and a ceiling; backward, the gradient where the rule lets it pass, +0 elsewhere.
 #pragma once
 
 #include "formula/number.h"
 
 namespace afterimage::formula {
 
-// Comparisons are negated so that NaN passes, as in torch's threshold_backward; a NaN ceiling is no ceiling.
-template <class Tag, bool use_forward, bool use_gradient, class T>
-AFTERIMAGE_FORMULA T guided_relu_backward(T grad_output, T output, float ceiling) {
-    const float gradient = to_float<Tag>(grad_output);
-    const float value = to_float<Tag>(output);
-    const bool forward_passes = (!use_forward) | (!(value <= 0.0f) & !(value >= ceiling));
-    const bool gradient_passes = (!use_gradient) | !(gradient <= 0.0f);
-    return select<Tag>(forward_passes & gradient_passes, grad_output);
+// Comparisons are such that NaN stays and passes, as in torch's threshold_backward; a NaN ceiling is no ceiling.
+template <class Tag, class T>
+AFTERIMAGE_FORMULA T guided_relu(T input, T ceiling) {
+    const float value = to_float<Tag>(input);
+    return value > to_float<Tag>(ceiling) ? ceiling : select<Tag>(!(value < 0.0f), input);
+}
+
+template <class Tag, class T>
+AFTERIMAGE_FORMULA bool guided_relu_bit(T input, T ceiling) {
+    const float value = to_float<Tag>(input);
+    return !(value <= 0.0f) & !(value >= to_float<Tag>(ceiling));
+}
+
+template <class Tag, class T>
+AFTERIMAGE_FORMULA T guided_relu_backward(T grad_output, bool bit, bool use_gradient) {
+    return select<Tag>(bit & (!use_gradient | !(to_float<Tag>(grad_output) <= 0.0f)), grad_output);
 }
 
 }  // namespace afterimage::formula

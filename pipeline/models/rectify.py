@@ -39,8 +39,6 @@ class Rectifier(NamedTuple):
     input: Tensor
     upper: float = math.inf
     inplace: bool = False
-    overwritable: bool = False
-    """Whether the output may be overwritten before the gradient, as torch's clamps allow and its ReLU does not."""
 
 
 def _relu(input: Tensor, inplace: bool = False) -> Rectifier:
@@ -58,7 +56,7 @@ def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplac
 def _clamp(input: Tensor, min: Any = None, max: Any = None, inplace: bool = False) -> Rectifier | None:
     if isinstance(min, Tensor) or isinstance(max, Tensor) or min is None or min != 0 or (max is not None and max <= 0):
         return None
-    return Rectifier(input, math.inf if max is None else float(max), inplace, overwritable=True)
+    return Rectifier(input, math.inf if max is None else float(max), inplace)
 
 
 def _clamp_min(input: Tensor, min: Any, inplace: bool = False) -> Rectifier | None:
@@ -69,7 +67,7 @@ def _threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fa
     if threshold != 0 or value != 0:
         return None
     # ReLU keeps the sign of -0, a threshold gives +0
-    return Rectifier(input.add_(0.0) if inplace else input + 0.0, math.inf, inplace, overwritable=True)
+    return Rectifier(input.add_(0.0) if inplace else input + 0.0, math.inf, inplace)
 
 
 _PARSERS: dict[str, Callable[..., Rectifier | None]] = {
@@ -129,8 +127,7 @@ class Reach(TorchFunctionMode):
             call = _RECTIFIERS[func](*args, **given)
             if call is not None:
                 self.reached += 1
-                output = guided_relu(call.input, self.rule, call.upper, call.inplace)
-                return output.clone() if call.overwritable and not call.inplace else output
+                return guided_relu(call.input, self.rule, call.upper, call.inplace)
         return func(*args, **kwargs)
 
     def unreached(self, scores: Tensor) -> Counter[str]:

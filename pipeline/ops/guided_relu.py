@@ -7,11 +7,13 @@
 Zeiler, Fergus, Visualizing and Understanding Convolutional Networks, 2014 (arXiv:1311.2901), section 2.1: deconvnet.
 Springenberg, Dosovitskiy, Brox, Riedmiller, Striving for Simplicity, 2015 (arXiv:1412.6806), section 3.4: guided.
 
-NaN passes, as in torch's own backward of ReLU; what is blocked is +0. What is kept for the backward pass is what
-torch keeps: the output of ReLU and of calls in place, the input of a bounded rectifier, which gives the same mask.
+NaN passes, as in torch's own backward of ReLU; what is blocked is +0. What is kept for the backward pass is one bit per
+element, [0 < input < upper], eight to a byte, the lowest first, in the order in which the output lies in memory; by the
+deconvnet rule nothing. So the output may be overwritten, which torch's own ReLU does not allow.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -24,54 +26,101 @@ Rule = Literal["gradient", "deconvnet", "guided"]
 _RULES: tuple[str, ...] = get_args(Rule)
 
 
-def reference(grad_output: Tensor, output: Tensor, rule: str, upper: float) -> Tensor:
-    """Return the gradient of the input, in plain torch; all tensors have the shape and type of `output`."""
-    blocked = torch.zeros_like(output, dtype=torch.bool)
+def reference(input: Tensor, rule: str, upper: float) -> tuple[Tensor, Tensor]:
+    """Return the output and the bits of a dense tensor, in plain torch."""
+    if rule == "deconvnet":
+        return _clamped(input, upper), _empty_bits(input, rule)
+    blocked = input <= 0
+    if upper < math.inf:  # ReLU has no ceiling: torch lets the gradient of +inf pass
+        blocked |= input >= upper
+    return _clamped(input, upper), _packed(~blocked)
+
+
+def reference_backward(grad_output: Tensor, bits: Tensor, rule: str) -> Tensor:
+    """Return the gradient of the input; `grad_output` is dense, in the order of `bits`."""
+    blocked = torch.zeros_like(grad_output, dtype=torch.bool)
     if rule != "deconvnet":
-        blocked |= output <= 0
-    if rule != "deconvnet" and upper < math.inf:  # ReLU has no ceiling: torch lets the gradient of +inf pass
-        blocked |= output >= upper
+        blocked |= ~_unpacked(bits, grad_output)
     if rule != "gradient":
         blocked |= grad_output <= 0
     return grad_output.masked_fill(blocked, 0)
 
 
 @torch.library.custom_op("afterimage::guided_relu", mutates_args=())
-def _forward(input: Tensor, rule: str, upper: float) -> Tensor:
-    return _clamped(input, upper)
+def _forward(input: Tensor, rule: str, upper: float) -> tuple[Tensor, Tensor]:
+    output = torch.empty_like(input)
+    input = kernels.laid_out(input, output)
+    kernel = _forward_kernel(input, rule)
+    return reference(input, rule, upper) if kernel is None else (output, _write(kernel, input, output, upper))
+
+
+@torch.library.custom_op("afterimage::guided_relu_", mutates_args=("input",))
+def _forward_in_place(input: Tensor, rule: str, upper: float) -> Tensor:
+    dense = kernels.laid_out(input, torch.empty_like(input))
+    kernel = _forward_kernel(input, rule)
+    if kernel is None:
+        _, bits = reference(dense, rule, upper)
+        _clamped(input, upper, inplace=True)
+        return bits
+    bits = _write(kernel, dense, dense, upper)
+    if dense is not input:
+        input.copy_(dense)
+    return bits
+
+
+def _forward_kernel(input: Tensor, rule: str) -> Callable[..., None] | None:
+    return None if rule == "deconvnet" else kernels.kernel("guided_relu", input)
+
+
+def _write(kernel: Callable[..., None], input: Tensor, output: Tensor, upper: float) -> Tensor:
+    """Write the output, which may be the input, and return the bits; both are dense and laid out alike."""
+    bits = _empty_bits(input)
+    kernel(input.data_ptr(), output.data_ptr(), bits.data_ptr(), input.numel(), upper)
+    return bits
 
 
 @torch.library.custom_op("afterimage::guided_relu_backward", mutates_args=())
-def _backward(grad_output: Tensor, output: Tensor, rule: str, upper: float) -> Tensor:
-    _check_pair(grad_output, output)
-    grad_input = torch.empty_like(output)
-    grad_output, output = kernels.laid_out(grad_output, grad_input), kernels.laid_out(output, grad_input)
-    kernel = kernels.kernel("guided_relu_backward", output)
+def _backward(grad_output: Tensor, bits: Tensor, stride: Sequence[int], rule: str) -> Tensor:
+    _check_bits(grad_output, bits, rule)
+    grad_input = grad_output.new_empty_strided(grad_output.shape, stride)
+    grad_output = kernels.laid_out(grad_output, grad_input)
+    kernel = kernels.kernel("guided_relu_backward", grad_output)
     if kernel is None:
-        return reference(grad_output, output, rule, upper)
-    addresses = (tensor.data_ptr() for tensor in (grad_output, output, grad_input))
-    kernel(*addresses, output.numel(), rule != "deconvnet", rule != "gradient", upper)
+        return reference_backward(grad_output, bits, rule)
+    addresses = (tensor.data_ptr() for tensor in (grad_output, bits, grad_input))
+    kernel(*addresses, grad_output.numel(), rule != "deconvnet", rule != "gradient")
     return grad_input
 
 
 @_forward.register_fake
-def _forward_fake(input: Tensor, rule: str, upper: float) -> Tensor:
-    return _clamped(input, upper)
+def _forward_fake(input: Tensor, rule: str, upper: float) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(input), _empty_bits(input, rule)
+
+
+@_forward_in_place.register_fake
+def _forward_in_place_fake(input: Tensor, rule: str, upper: float) -> Tensor:
+    return _empty_bits(input, rule)
 
 
 @_backward.register_fake
-def _backward_fake(grad_output: Tensor, output: Tensor, rule: str, upper: float) -> Tensor:
-    return torch.empty_like(output)
+def _backward_fake(grad_output: Tensor, bits: Tensor, stride: Sequence[int], rule: str) -> Tensor:
+    return grad_output.new_empty_strided(grad_output.shape, stride)
 
 
-def _remember(ctx: Any, inputs: tuple[Tensor, str, float], output: Tensor) -> None:
-    input, ctx.rule, ctx.upper = inputs
-    ctx.save_for_backward(output if ctx.upper == math.inf else input)
+def _keep(ctx: Any, output: Tensor, bits: Tensor, rule: str) -> None:
+    ctx.bits, ctx.rule = bits, rule
+    ctx.stride = torch.empty_like(output, device="meta").stride()
+    # A checkpoint recomputes where no rule is set, and compares with what was saved here: torch's rectifiers save one
+    # tensor of this shape. This one takes the memory of a number, and is not read.
+    ctx.save_for_backward(output.new_empty(()).expand(output.shape))
 
 
-def _differentiate(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-    (saved,) = ctx.saved_tensors
-    return _backward(grad_output, saved, ctx.rule, ctx.upper), None, None
+def _remember(ctx: Any, inputs: tuple[Tensor, str, float], output: tuple[Tensor, Tensor]) -> None:
+    _keep(ctx, *output, inputs[1])
+
+
+def _differentiate(ctx: Any, grad_output: Tensor, grad_bits: None = None) -> tuple[Tensor, None, None]:
+    return _backward(grad_output, ctx.bits, ctx.stride, ctx.rule), None, None
 
 
 def _refuse(ctx: Any, grad: Tensor) -> None:
@@ -87,11 +136,10 @@ class _GuidedReluInPlace(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, rule: str, upper: float) -> Tensor:
-        ctx.rule, ctx.upper = rule, upper
-        output = _clamped(input, upper, inplace=True)
-        ctx.mark_dirty(output)
-        ctx.save_for_backward(output)
-        return output
+        bits = _forward_in_place(input, rule, upper)
+        ctx.mark_dirty(input)
+        _keep(ctx, input, bits, rule)
+        return input
 
     backward = staticmethod(_differentiate)
 
@@ -114,7 +162,9 @@ def guided_relu(input: Tensor, rule: Rule = "guided", upper: float = math.inf, i
         raise UsageError(f"upper is {upper}, expected a number above 0; infinity is ReLU, 6 is ReLU6")
     if not input.is_floating_point() or input.layout is not torch.strided:
         raise UsageError(f"guided_relu takes a dense floating-point tensor, got {input.layout} of {input.dtype}")
-    output: Tensor = _GuidedReluInPlace.apply(input, rule, upper) if inplace else _forward(input, rule, upper)
+    if not (input.requires_grad and torch.is_grad_enabled()):
+        return _clamped(input, upper, inplace)
+    output: Tensor = _GuidedReluInPlace.apply(input, rule, upper) if inplace else _forward(input, rule, upper)[0]
     return output
 
 
@@ -130,8 +180,30 @@ def _clamped(input: Tensor, upper: float, inplace: bool = False) -> Tensor:
     return torch.nn.functional.hardtanh(input, 0.0, upper, inplace)
 
 
-def _check_pair(grad_output: Tensor, output: Tensor) -> None:
+def _empty_bits(input: Tensor, rule: str = "guided") -> Tensor:
+    return input.new_empty(0 if rule == "deconvnet" else (input.numel() + 7) // 8, dtype=torch.uint8)
+
+
+def _places(bits: Tensor) -> Tensor:
+    return torch.arange(8, dtype=torch.uint8, device=bits.device)
+
+
+def _packed(mask: Tensor) -> Tensor:
+    flat = mask.as_strided((mask.numel(),), (1,))
+    flat = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).view(-1, 8)
+    return (flat << _places(mask)).sum(1, dtype=torch.uint8)
+
+
+def _unpacked(bits: Tensor, like: Tensor) -> Tensor:
+    mask = (bits[:, None] >> _places(bits) & 1).bool().flatten()[: like.numel()]
+    return mask.as_strided(like.shape, like.stride())
+
+
+def _check_bits(grad_output: Tensor, bits: Tensor, rule: str) -> None:
+    expected = _empty_bits(grad_output, rule)
     for what in ("shape", "dtype", "device"):
-        got, expected = getattr(grad_output, what), getattr(output, what)
-        if got != expected:
-            raise UsageError(f"grad_output has {what} {got}, expected output's, {expected}")
+        got, wanted = getattr(bits, what), getattr(expected, what)
+        if got != wanted:
+            raise UsageError(
+                f"bits has {what} {got}, expected {wanted}: rule {rule!r} on a gradient of {tuple(grad_output.shape)}"
+            )

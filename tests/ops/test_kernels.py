@@ -29,15 +29,22 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 digest = hashlib.sha256()
 for name, width in (("float32", np.uint32), ("bfloat16", np.uint16)):
-    grad_output, output = np.load(sys.argv[2] + name + ".npy")
-    function = getattr(module, "guided_relu_backward_" + name)
-    for offset, size in [(0, len(output)), *((offset, size) for offset in range(3) for size in range(0, 140, 9))]:
-        for forward, gradient, upper in [(1, 1, math.inf), (1, 1, 6.0), (1, 0, 0.7), (0, 1, math.inf)]:
-            grad_input = np.full(size + 1, 12345, width)
-            function(grad_output[offset:].ctypes.data, output[offset:].ctypes.data, grad_input.ctypes.data,
-                     size, bool(forward), bool(gradient), upper, 1)
-            assert grad_input[size] == 12345, "wrote past the end"
-            digest.update(grad_input[:size].tobytes())
+    grad_output, images = np.load(sys.argv[2] + name + ".npy")
+    forward, backward = (getattr(module, f"guided_relu_{part}{name}") for part in ("", "backward_"))
+    for offset, size in [(0, len(images)), *((offset, size) for offset in range(3) for size in range(0, 140, 9))]:
+        for upper in (math.inf, 6.0, 0.7):
+            given, gradient = images[offset:].copy(), grad_output[offset:].ctypes.data
+            output, grad_input = np.full(size + 1, 12345, width), np.full(size + 1, 12345, width)
+            bits = np.full((size + 7) // 8 + 1, 123, np.uint8)
+            forward(images[offset:].ctypes.data, output.ctypes.data, bits.ctypes.data, size, upper, 1)
+            assert output[size] == 12345 and bits[-1] == 123, "wrote past the end"
+            digest.update(output[:size].tobytes() + bits[:-1].tobytes())
+            forward(given.ctypes.data, given.ctypes.data, bits.ctypes.data, size, upper, 1)
+            assert (given[:size] == output[:size]).all() and (given[size:] == images[offset:][size:]).all(), "in place"
+            for rule in ((True, True), (True, False), (False, True)):
+                backward(gradient, bits.ctypes.data, grad_input.ctypes.data, size, *rule, 1)
+                assert grad_input[size] == 12345, "wrote past the end"
+                digest.update(grad_input[:size].tobytes())
 print(module.isa(), digest.hexdigest())
 """
 
@@ -88,16 +95,20 @@ def expected_digest(patterns: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in ("float32", "bfloat16"):
         bits = patterns[name]
-        wide = bits if name == "float32" else bits.astype(np.uint32) << 16
-        gradient, output = wide.view(np.float32)
+        shift = 0 if name == "float32" else 16
+        gradient, images = (bits.astype(np.uint32) << shift).view(np.float32)
         shortest = np.float32(0.7) if name == "float32" else np.float32(0.69921875)  # bfloat16's nearest to 0.7
-        sizes = [(0, len(output)), *((offset, size) for offset in range(3) for size in range(0, 140, 9))]
+        sizes = [(0, len(images)), *((offset, size) for offset in range(3) for size in range(0, 140, 9))]
         for offset, size in sizes:
             part = slice(offset, offset + size)
-            reached, positive = ~(output[part] <= 0), ~(gradient[part] <= 0)
-            below_six, below_short = ~(output[part] >= 6), ~(output[part] >= shortest)
-            for keep in (reached & positive, reached & below_six & positive, reached & below_short, positive):
-                digest.update(np.where(keep, bits[0, part], 0).astype(bits.dtype).tobytes())
+            values, positive = images[part], ~(gradient[part] <= 0)
+            for upper in (np.float32(np.nan), np.float32(6), shortest):
+                top = (upper.view(np.uint32) >> shift).astype(bits.dtype)
+                output = np.where(values > upper, top, np.where(values < 0, 0, bits[1, part])).astype(bits.dtype)
+                passes = ~(values <= 0) & ~(values >= upper)
+                digest.update(output.tobytes() + np.packbits(passes, bitorder="little").tobytes())
+                for keep in (passes & positive, passes, positive):
+                    digest.update(np.where(keep, bits[0, part], 0).astype(bits.dtype).tobytes())
     return digest.hexdigest()
 
 
