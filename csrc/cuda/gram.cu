@@ -121,8 +121,8 @@ bool on_tensor_cores(const Queue& queue, bool center) {
 template <class T>
 void launch_tensor(const Queue& queue, const GramPlan& plan, const T* features, const float* means, bool aligned,
                    float* partial) {
-    if (plan.tile == 64) return queue.launch(gram_tensor<T, sizeof(T) == 4, 64>, plan.blocks(), 128, plan, features, means, aligned, partial);
-    queue.launch(gram_tensor<T, sizeof(T) == 4, 128>, plan.blocks(), 256, plan, features, means, aligned, partial);
+    const auto kernel = plan.tile == 64 ? gram_tensor<T, sizeof(T) == 4, 64> : gram_tensor<T, sizeof(T) == 4, 128>;
+    queue.launch(kernel, plan.blocks(), 2 * plan.tile, plan, features, means, aligned, partial);
 }
 
 }  // namespace
