@@ -50,6 +50,8 @@ class Queue {
     cudaStream_t stream_;
 };
 
-__host__ __device__ inline std::int64_t ceil_div(std::int64_t number, std::int64_t by) { return (number + by - 1) / by; }
+__host__ __device__ inline std::int64_t ceil_div(std::int64_t number, std::int64_t by) {
+    return (number + by - 1) / by;
+}
 
 }  // namespace afterimage::cuda

@@ -30,10 +30,10 @@ Planes planes(std::int64_t batch, std::int64_t channels, std::int64_t height, st
 
 // Where a thread's elements lie: all in one row.
 struct Place {
-    std::int64_t index, plane, y, x;
+    std::int64_t plane, y, x;
 
     __device__ Place(const Planes& shape, std::int64_t first)
-        : index(first), plane(first / shape.row / shape.rows), y(first / shape.row % shape.rows), x(first % shape.row) {}
+        : plane(first / shape.row / shape.rows), y(first / shape.row % shape.rows), x(first % shape.row) {}
 
     __device__ bool crosses(const Window& window) const { return y >= window.y0 && y < window.y1; }
 };
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(threads)
 
 template <class T, int count>
 __global__ void __launch_bounds__(threads)
-    sum_windows(Planes shape, const T* grad_output, const Window* windows, T* grad, bool inside) {
+    sum_windows(Planes shape, const T* grad_output, const Window* windows, float* grad, bool inside) {
     const std::int64_t first = (std::int64_t{blockIdx.x} * threads + threadIdx.x) * count;
     if (first >= shape.image()) return;
     const Place place(shape, first);
@@ -81,10 +81,14 @@ __global__ void __launch_bounds__(threads)
         for (int i = 0; i < count; ++i)
             if ((crosses && covers(window, shape, place.x + i)) == inside) sums[i] += to_float<Cuda>(terms[i]);
     }
-    Pack<T, count> result;
+    constexpr int step = count < 4 ? count : 4;
 #pragma unroll
-    for (int i = 0; i < count; ++i) assign<Cuda>(result[i], sums[i]);
-    store(grad + first, result);
+    for (int start = 0; start < count; start += step) {
+        Pack<float, step> result;
+#pragma unroll
+        for (int i = 0; i < step; ++i) result[i] = sums[start + i];
+        store(grad + first + start, result);
+    }
 }
 
 // Whether all packs of 16 bytes are aligned and none reaches into the next row.
@@ -118,7 +122,7 @@ void occlude_backward(std::uintptr_t grad_output, std::uintptr_t windows, std::u
     queue.launch(packs ? sum_windows<T, widest<T>> : sum_windows<T, 1>,
                  ceil_div(shape.image(), threads * (packs ? widest<T> : 1)), threads, shape,
                  reinterpret_cast<const T*>(grad_output), reinterpret_cast<const Window*>(windows),
-                 reinterpret_cast<T*>(grad), inside);
+                 reinterpret_cast<float*>(grad), inside);
 }
 
 #define INSTANTIATE(T)                                                                                      \

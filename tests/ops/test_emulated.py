@@ -187,7 +187,7 @@ def test_occlude(cuda: ModuleType, dtype: torch.dtype, channels_last: bool) -> N
                 continue
             grad_output = random(*inside.shape[:1], channels, height, width).to(dtype)
             chosen = inside if picture else ~inside
-            wanted = laid_out(sum(grad_output[b].float() * chosen[b] for b in range(len(rows))).to(dtype))
+            wanted = laid_out(sum(grad_output[b].float() * chosen[b] for b in range(len(rows))))
             stored = [placed(laid_out(grad_output), dtype, 0), windows]
             (grad,) = run(cuda, "occlude_backward", dtype, [(tuple(wanted.shape), dtype)], stored, *sizes, picture)
             assert grad.equal(wanted)
