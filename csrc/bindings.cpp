@@ -3,6 +3,7 @@
 #include "cpu/guided_relu.h"
 #include "cpu/isa.h"
 #include "cpu/occlude.h"
+#include "cpu/total_variation.h"
 #include "formula/number.h"
 
 using namespace afterimage;
@@ -22,4 +23,8 @@ PYBIND11_MODULE(_cpu, module) {
     module.def("occlude_bfloat16", &cpu::occlude<std::uint16_t>, unlocked());
     module.def("occlude_backward_float32", &cpu::occlude_backward<float>, unlocked());
     module.def("occlude_backward_bfloat16", &cpu::occlude_backward<bfloat16>, unlocked());
+    module.def("total_variation_float32", &cpu::total_variation<float>, unlocked());
+    module.def("total_variation_bfloat16", &cpu::total_variation<bfloat16>, unlocked());
+    module.def("total_variation_with_gradient_float32", &cpu::total_variation_with_gradient<float>, unlocked());
+    module.def("total_variation_with_gradient_bfloat16", &cpu::total_variation_with_gradient<bfloat16>, unlocked());
 }

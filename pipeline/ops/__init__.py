@@ -2,5 +2,6 @@
 
 from .guided_relu import guided_relu
 from .occlude import occlude
+from .total_variation import total_variation, total_variation_with_gradient
 
-__all__ = ["guided_relu", "occlude"]
+__all__ = ["guided_relu", "occlude", "total_variation", "total_variation_with_gradient"]
