@@ -189,7 +189,9 @@ def test_occlude(cuda: ModuleType, dtype: torch.dtype, channels_last: bool) -> N
             chosen = inside if picture else ~inside
             wanted = laid_out(sum(grad_output[b].float() * chosen[b] for b in range(len(rows))))
             stored = [placed(laid_out(grad_output), dtype, 0), windows]
-            (grad,) = run(cuda, "occlude_backward", dtype, [(tuple(wanted.shape), dtype)], stored, *sizes, picture)
+            (grad,) = run(
+                cuda, "occlude_backward", dtype, [(tuple(wanted.shape), torch.float32)], stored, *sizes, picture
+            )
             assert grad.equal(wanted)
 
 
