@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Everything lives in .venv; nothing needs root.
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all sanitize lint bench clean
+.PHONY: help setup demo test test-all test-gpu cuda sanitize lint bench clean
 
 VENV ?= .venv
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -14,6 +14,8 @@ help:
 	@echo "make test      the tests, without GPU or browser"
 	@echo "make test-all  the slow tests and those in a browser"
 	@echo "make sanitize  the tests of the tensor operations, the CPU kernels under sanitizers; needs g++"
+	@echo "make test-gpu  the tests that need an NVIDIA GPU, with the Python and nvcc at hand; installs nothing"
+	@echo "make cuda      the CUDA kernels, also where there is no GPU; installs nvcc where there is none"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     the benchmarks; see benchmarks/README.md"
 
@@ -57,6 +59,24 @@ sanitize: $(VENV)/ready
 	LD_PRELOAD="$(PRELOADED)" ASAN_OPTIONS=detect_leaks=0:$(REPORT) UBSAN_OPTIONS=print_stacktrace=1:$(REPORT) \
 	  PYTHONPATH=build/sanitize $(TEST) -p no:faulthandler tests/ops -m "not slow and not gpu" \
 	  -k "not endures and not races and not forked" || { cat build/sanitize/report.*; exit 1; }
+
+# Where nvcc was found, the kernels are there already.
+cuda: $(VENV)/ready
+	@$(BIN)/python -c 'import afterimage._cuda' 2>/dev/null || $(MAKE) --no-print-directory $(VENV)/cuda
+
+$(VENV)/cuda: $(VENV)/ready
+	command -v nvcc >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-c $(VENV)/constraints.txt -e '.[cuda]'
+	AFTERIMAGE_CUDA=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -c 'import afterimage._cuda'
+	touch $@
+
+# On a machine with a GPU there may be neither network nor .venv: it builds in place, with the Python that has torch.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+test-gpu:
+	mkdir -p build/dev && ln -sfn $(CURDIR)/pipeline build/dev/afterimage
+	AFTERIMAGE_CUDA=1 $(GPU_PYTHON) setup.py --quiet build_ext --inplace
+	PYTHONPATH=build/dev $(GPU_PYTHON) -m pytest -m gpu tests/ops tests/methods
 
 # mypy finds packages by folder: this shows it the two folders as the one package that they are.
 lint: $(VENV)/extras

@@ -3,11 +3,7 @@
 from .gram import gram
 from .guided_relu import guided_relu
 from .occlude import occlude
-
-__all__ = ["guided_relu", "occlude"]
+from .style_loss import style_loss
 from .total_variation import total_variation, total_variation_with_gradient
 
-__all__ = ["guided_relu", "total_variation", "total_variation_with_gradient"]
-from .style_loss import style_loss
-
-__all__ = ["gram", "guided_relu", "style_loss"]
+__all__ = ["gram", "guided_relu", "occlude", "style_loss", "total_variation", "total_variation_with_gradient"]

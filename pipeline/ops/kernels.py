@@ -26,17 +26,29 @@ def kernel(name: str, tensor: Tensor) -> Callable[..., None] | None:
     and stream, is appended here. None: the type or the device has none, or `module` says so.
     """
     found = module(tensor.device.type) if tensor.device.type in _MODULES else None
-    function = getattr(found, f"{name}_{str(tensor.dtype).removeprefix('torch.')}", None)
+    name = f"{name}_{str(tensor.dtype).removeprefix('torch.')}"
+    function = getattr(found, name, None)
     if function is None:
         return None
-    return partial(_call, function, tensor.device)
+    if tensor.device.type == "cpu":
+        return partial(_call_on_cpu, function)
+    return partial(_call_on_cuda, function, getattr(found, f"{name}_workspace", None), tensor.device)
 
 
-def _call(function: Callable[..., None], device: torch.device, *arguments: object) -> None:
-    """Call a kernel; its last arguments are the number of threads, or the device's index and the current stream."""
-    if device.type == "cpu":
-        return function(*arguments, threads())
-    return function(*arguments, device.index, torch.cuda.current_stream(device).cuda_stream)
+def _call_on_cpu(function: Callable[..., None], *arguments: object) -> None:
+    function(*arguments, threads())
+
+
+def _call_on_cuda(
+    function: Callable[..., None], workspace: Callable[..., int] | None, device: torch.device, *arguments: object
+) -> None:
+    """Call a kernel on the current stream, with what memory it asks for besides; the current device stays as it is."""
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream(device).cuda_stream
+        if workspace is None:
+            return function(*arguments, device.index, stream)
+        lent = torch.empty(workspace(*arguments, device.index), dtype=torch.uint8, device=device)
+        function(*arguments, lent.data_ptr(), device.index, stream)
 
 
 def module(device: str) -> ModuleType | None:
@@ -68,7 +80,8 @@ def _module(device: str) -> ModuleType | None:
     except ImportError as cause:
         raise ImportError(f"{name} is built but does not load: {cause}; 'pip install .' builds it anew") from cause
     try:
-        found.isa()
+        if device == "cpu":
+            found.isa()
     except ValueError as cause:
         raise UsageError(str(cause)) from cause
     return found
