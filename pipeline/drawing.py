@@ -54,7 +54,7 @@ def draw(heatmaps: Tensor, images: Tensor | None = None) -> Picture:
     elif heatmaps.shape[1] == 3:
         values = 0.5 + 0.5 * scaled(heatmaps)
     else:
-        values = scaled(heatmaps).clamp(0, 1).expand(-1, 3, -1, -1)
+        values = scaled(heatmaps.clamp_min(0)).expand(-1, 3, -1, -1)
     return values.clamp(0, 1).mul(255).round().to(torch.uint8).as_subclass(Picture)
 
 

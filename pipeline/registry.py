@@ -22,14 +22,37 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kind:
-    """What a method returns per image: its name in files and the number of channels."""
+    """What a tensor that a method returns is: its name, and the number of channels where it has the images' size."""
 
     name: str
-    channels: int
+    channels: int = 0
 
 
+# What a call returns: one map per image.
 Heatmap = Annotated[Tensor, Kind("heatmap", 1)]
+"""`(N, 1, H, W)`, signed until it is drawn."""
 Gradient = Annotated[Tensor, Kind("gradient", 3)]
+"""`(N, 3, H, W)`, signed."""
+
+# What `details` returns beside the map.
+Values = Annotated[Tensor, Kind("values")]
+"""`(N,)` floating point."""
+Boxes = Annotated[Tensor, Kind("boxes")]
+"""`(N, 4)` int64: y0, x0, y1, x1, half open, in network-input pixels."""
+ClassGrid = Annotated[Tensor, Kind("class_grid")]
+"""`(N, rows, columns)` int64: class indices by position."""
+Images = Annotated[Tensor, Kind("images", 3)]
+"""`(N, 3, H, W)` in [0, 1]."""
+
+RESULTS = ("heatmap", "gradient")
+
+
+@dataclass(frozen=True)
+class Detail:
+    """A field of what a method's `details` returns beside its map: the field's name and its kind."""
+
+    name: str
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -49,7 +72,7 @@ class Option:
     @property
     def kinds(self) -> tuple[Any, ...]:
         """The types that a value may have: the members of a union, or the annotation alone."""
-        return get_args(self.annotation) if get_origin(self.annotation) in (Union, UnionType) else (self.annotation,)
+        return get_args(self.annotation) if _is_union(self.annotation) else (self.annotation,)
 
 
 @dataclass(frozen=True)
@@ -60,6 +83,7 @@ class Method:
     cls: type[Any]
     inputs: tuple[str, ...]
     result: Kind
+    details: tuple[Detail, ...] = ()
 
     @property
     def options(self) -> tuple[Option, ...]:
@@ -96,8 +120,12 @@ def options_of(cls: type[Any]) -> tuple[Option, ...]:
 def register(cls: type[Any] | None = None, *, verb: str | None = None) -> Any:
     """Make a class a method: a frozen dataclass whose options are checked, under `verb` or its module's name.
 
-    A `__post_init__` of the class runs after that check. Raises ValueError for a verb that is taken and TypeError for
-    a class that does not say what its call returns or what an option is for.
+    A `__post_init__` of the class runs after that check. A method may have `details`, which takes what the call takes
+    and returns a NamedTuple: first the call's own result, then what else it knows of each image (`Values`, `Boxes`,
+    `ClassGrid`, `Images`; a field annotated `… | None` may be None).
+
+    Raises ValueError for a verb that is taken and TypeError for a class that does not say what its call or its details
+    return or what an option is for.
     """
 
     def declare(cls: type[T]) -> type[T]:
@@ -117,7 +145,7 @@ def register(cls: type[Any] | None = None, *, verb: str | None = None) -> Any:
         if undocumented:
             raise TypeError(f"{cls.__qualname__}: expected option(default, help) for {', '.join(undocumented)}")
         inputs = tuple(inspect.signature(method.__call__).parameters)[2:]
-        _registered[name] = Method(name, method, inputs, _result(method))
+        _registered[name] = Method(name, method, inputs, _result(method), _details(method))
         return method
 
     return declare if cls is None else declare(cls)
@@ -126,15 +154,50 @@ def register(cls: type[Any] | None = None, *, verb: str | None = None) -> Any:
 def _result(cls: type[Any]) -> Kind:
     """Return the kind that a method's call is annotated to return."""
     hint = get_type_hints(cls.__call__, include_extras=True).get("return")
-    kinds = [extra for extra in get_args(hint) if isinstance(extra, Kind)]
-    if not kinds:
+    kind = _kind(hint)
+    if kind is None or kind.name not in RESULTS:
         came = "nothing" if hint is None else getattr(hint, "__name__", hint)
         raise TypeError(f"{cls.__qualname__}.__call__: expected it annotated to return Heatmap or Gradient, got {came}")
-    return kinds[0]
+    return kind
+
+
+def _details(cls: type[Any]) -> tuple[Detail, ...]:
+    """Return what a method's `details` is annotated to return beside the map; nothing where it has none."""
+    if not hasattr(cls, "details"):
+        return ()
+    where = f"{cls.__qualname__}.details"
+    takes, expected = (tuple(inspect.signature(call).parameters) for call in (cls.details, cls.__call__))
+    if takes != expected:
+        raise TypeError(f"{where}: expected the call's parameters {', '.join(expected)}, got {', '.join(takes)}")
+    returned = get_type_hints(cls.details, include_extras=True).get("return")
+    fields = tuple(getattr(returned, "_fields", ()))
+    hints = get_type_hints(returned, include_extras=True) if fields else {}
+    if not fields or _kind(hints[fields[0]]) != _result(cls):
+        raise TypeError(f"{where}: expected it annotated to return a NamedTuple that begins with the call's result")
+    return tuple(_detail(where, name, hints[name]) for name in fields[1:])
+
+
+def _detail(where: str, name: str, hint: Any) -> Detail:
+    kind = _kind(hint)
+    if kind is None or kind.name in RESULTS:
+        came = getattr(hint, "__name__", hint)
+        raise TypeError(f"{where}: expected {name!r} to be Values, Boxes, ClassGrid or Images, got {came}")
+    return Detail(name, kind)
+
+
+def _kind(hint: Any) -> Kind | None:
+    """Return the kind in an annotation, `… | None` included."""
+    members = [member for member in get_args(hint) if member is not NoneType] if _is_union(hint) else [hint]
+    kinds = [extra for member in members for extra in get_args(member) if isinstance(extra, Kind)]
+    return kinds[0] if len(kinds) == 1 == len(members) else None
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, UnionType)
 
 
 def check_options(self: Any) -> None:
-    """Check a frozen dataclass's options against their annotations, parsing text where the type can."""
+    """Check a frozen dataclass's options against their annotations; types with `parse` read text, with `of` values."""
     for option in options_of(type(self)):
         object.__setattr__(self, option.name, _checked(option, getattr(self, option.name)))
 
@@ -147,10 +210,11 @@ def _checked(option: Option, value: Any) -> Any:
             raise UsageError(f"option {option.name!r} takes one of {allowed}, not {value!r}{near}")
         return value
     kinds = option.kinds
-    if isinstance(value, str) and str not in kinds:
-        for kind in kinds:
-            if hasattr(kind, "parse"):
-                return kind.parse(value)
+    reader = next((kind for kind in kinds if hasattr(kind, "parse")), None)
+    if reader is not None and not isinstance(value, reader | None):
+        read = reader.parse if isinstance(value, str) else getattr(reader, "of", None)
+        if read is not None:
+            return _read(option, read, value)
     if float in kinds and type(value) is int:
         return float(value)
     fits = any(isinstance(value, get_origin(kind) or kind) for kind in kinds)
@@ -158,6 +222,14 @@ def _checked(option: Option, value: Any) -> Any:
         expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds if kind is not NoneType)
         raise UsageError(f"option {option.name!r} takes a value of type {expected}, not {value!r}")
     return value
+
+
+def _read(option: Option, read: Callable[[Any], Any], value: Any) -> Any:
+    """Return what a type reads from a value; an error names the option."""
+    try:
+        return read(value)
+    except UsageError as error:
+        raise UsageError(f"option {option.name!r}: {error}") from error
 
 
 def methods() -> dict[str, Method]:

@@ -94,7 +94,7 @@ def _click_option(option: Option) -> click.Option:
     kind: Any = str
     if option.choices:
         kind = click.Choice([str(choice) for choice in option.choices])
-    elif str not in kinds and (int in kinds or float in kinds):
+    elif not any(kind is str or hasattr(kind, "parse") for kind in kinds) and (int in kinds or float in kinds):
         kind = int if int in kinds else float
     shown = option.default is not None
     metavar = None if option.choices else option.name.rpartition("_")[2].upper()
@@ -111,11 +111,13 @@ def _told(facts: dict[str, Any], dry_run: bool) -> str:
     if dry_run:
         size = facts["predicted_bytes"] / 1e6
         return f"{facts['total']:,} images; {facts['shards']:,} shards to compute, {size:,.1f} MB, in {facts['folder']}"
+    from .progress import speed
+
     counts = ", ".join(f"{count:,} {status}" for status, count in facts["statuses"].items())
-    rate = facts["computed"] / max(facts["seconds"], 1e-9)
+    rate = speed(facts["computed"] / max(facts["seconds"], 1e-9))
     return (
         f"{counts or 'none'} of {facts['total']:,} images; "
-        f"{facts['computed']:,} computed in {facts['seconds']:.1f} s ({rate:.1f}/s)\npage: {facts['page']}"
+        f"{facts['computed']:,} computed in {facts['seconds']:.1f} s ({rate})\npage: {facts['page']}"
     )
 
 
@@ -181,7 +183,7 @@ def write_page(out: Path) -> None:
 @app.command("demo")
 @click.argument("out", type=click.Path(path_type=Path), default=Path("out/demo"))
 def run_demo(out: Path) -> None:
-    """Draw the embedded data set and explain the embedded network on it: saliency, guided backprop, a page."""
+    """Draw the embedded data set and explain the embedded network on it: a page of saliency and guided backprop, one of occlusion."""
     from .demo.show import show
 
     print(show(out))

@@ -113,6 +113,7 @@ def record(folder: Path, job: Job, manifest_sha256: str, extending: bool) -> Non
         "config": config,
         "config_sha256": sha256_of(config),
         "manifest_sha256": manifest_sha256,
+        "details": [{"name": detail.name, "kind": detail.kind.name} for detail in job.method.details],
         "model": {
             "name": job.model.model,
             "weights": job.model.weights,

@@ -148,9 +148,12 @@ def divide(items: Sequence[Item], shard_size: int, first_shard: int = 0) -> pa.T
     return pa.table([pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)], SCHEMA)
 
 
-def default_shard_size(count: int) -> int:
-    """Return a size that gives small runs enough shards to share out and large ones not too many files."""
-    return min(512, max(16, count // 128 // 16 * 16))
+def default_shard_size(count: int, step: int = 16) -> int:
+    """Return a size that gives small runs enough shards to share out and large ones not too many files.
+
+    It is a multiple of `step` and at least that, up to 512.
+    """
+    return min(512, max(step, count // 128 // step * step))
 
 
 def parts(out: Path) -> list[Path]:

@@ -27,6 +27,8 @@ from .shards import committed, read_shard
 from .task import explain
 
 DEFAULT_MODEL = "resnet50"
+MANY = 16
+"""A method that shows a network more pictures than this for each image is slow."""
 Say = Callable[[str], None]
 
 
@@ -65,7 +67,13 @@ def plan_run(
     source, network, pickled = _model(settings, say)
     job = _job(method, settings, options, table, source, network)
     _check_labels(job, table, say)
-    _probe(job, network)
+    divides = new_inputs is table and settings.shard_size is None
+    if _is_slow(job, network):
+        # It fills its model calls from one image: no empty slots, and few images between two signs of life.
+        job = replace(job, batch_size=settings.batch_size or 1)
+        if divides:
+            size = manifest.default_shard_size(len(table), step=1)
+            table = new_inputs = manifest.divide(manifest.items_of(table), size)
     shards = {} if settings.mode == "overwrite" else committed(folder / "shards")
     generations = {number: 0 for number in manifest.shards(table) if number not in shards}
     if settings.retry_failed:
@@ -75,7 +83,8 @@ def plan_run(
         if number not in generations:
             done.update(commit.statuses)
     count = sum(len(part) for number, part in manifest.shards(table).items() if number in generations)
-    size = count * predicted_size(job.method.result, job.keep, job.geometry.size, job.heatmap_size)
+    row = predicted_size(method.result, job.keep, job.geometry.size, job.heatmap_size, method.details)
+    size = count * row
     _check_disk(out, size)
     return Plan(folder, job, table, new_inputs, parts, dict(sorted(generations.items())), done, size, pickled)
 
@@ -231,10 +240,32 @@ def _check_labels(job: Job, table: pa.Table, say: Say) -> None:
         say(f"{len(unknown)} of {len(labels)} labels name no class of the model: {few}; neither right nor wrong there")
 
 
-def _probe(job: Job, network: Network) -> None:
-    """Run the method once on grey, so that an option that does not fit the model is refused before the work."""
+class _Enough(BaseException):
+    """The method has shown the network many pictures: there is nothing more to learn from the grey one."""
+
+
+def _is_slow(job: Job, network: Network) -> bool:
+    """Run the method on grey, so that an option that does not fit the model is refused before the work.
+
+    Returns whether it shows the network many pictures for one; it is stopped before they are computed.
+    """
+    seen = 0
+
+    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal seen
+        seen += len(inputs[0])
+        if seen > MANY:
+            raise _Enough
+
     one = replace(job, batch_size=1, device="cpu", target="0" if job.target == "label" else job.target)
-    explain(one, network, None, [np.full((*job.geometry.size, 3), 128, np.uint8)])
+    hook = network.register_forward_pre_hook(count)
+    try:
+        explain(one, network, None, [np.full((*job.geometry.size, 3), 128, np.uint8)])
+    except _Enough:
+        return True
+    finally:
+        hook.remove()
+    return False
 
 
 def _check_disk(out: Path, size: int) -> None:

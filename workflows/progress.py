@@ -1,9 +1,10 @@
 """Progress on standard error: one live bar in a terminal, plain lines elsewhere; data stays on standard output."""
 
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -11,6 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_OF_SPEED = 300.0
+"""The time left follows from the last minutes: a slow method's images come many seconds apart."""
 
 
 class Report(Protocol):
@@ -37,19 +41,26 @@ class _Counting:
     def __init__(self, total: int, done: Mapping[str, int]) -> None:
         self.total, self.statuses = total, Counter(done)
         self.start, self.before = time.monotonic(), sum(done.values())
+        self.done = self.before
 
-    def count(self, statuses: Mapping[str, int]) -> int:
+    def count(self, statuses: Mapping[str, int], under_way: int = 0) -> None:
+        """Count rows that were committed, and images of shards that are not; what was shown is not taken back."""
         self.statuses.update(statuses)
-        return sum(self.statuses.values())
+        self.done = max(self.done, min(self.total, sum(self.statuses.values()) + under_way))
 
     def rate(self) -> float:
         """Rows per second since this process began, those of an earlier one left out."""
-        return (sum(self.statuses.values()) - self.before) / max(1e-9, time.monotonic() - self.start)
+        return (self.done - self.before) / max(1e-9, time.monotonic() - self.start)
 
     def failures(self) -> str:
         """The most frequent failures, as in ``3 decode_failed, 1 missing``."""
         failed = [(status, count) for status, count in self.statuses.most_common() if status != "ok" and count]
         return ", ".join(f"{count} {status}" for status, count in failed[:3])
+
+
+def speed(rate: float) -> str:
+    """Return images per second, or below one a second the seconds that each takes."""
+    return f"{rate:.1f}/s" if rate >= 1 or rate <= 0 else f"{1 / rate:.1f} s each"
 
 
 class Lines:
@@ -63,17 +74,24 @@ class Lines:
         print(line, file=sys.stderr, flush=True)
 
     def advance(self, statuses: Mapping[str, int]) -> None:
-        """Write how far the run is, if the last such line is some seconds old."""
-        done = self._counting.count(statuses)
+        """Write how far the run is, if the last such line is some seconds old or this is the end."""
+        self._counting.count(statuses)
+        self._write(sum(self._counting.statuses.values()) >= self._counting.total)
+
+    def glance(self, under_way: int) -> None:
+        """Write how far the run is, images of shards under way included, if the last such line is some seconds old."""
+        self._counting.count({}, under_way)
+        if self._counting.done > self._counting.before:
+            self._write(False)
+
+    def _write(self, last: bool) -> None:
         now = time.monotonic()
-        if now - self._last < SECONDS_BETWEEN_LINES and done < self._counting.total:
+        if now - self._last < SECONDS_BETWEEN_LINES and not last:
             return
-        self._last = now
-        rate = self._counting.rate()
-        left = (self._counting.total - done) / max(rate, 1e-9)
-        failures = self._counting.failures()
+        self._last, done, rate = now, self._counting.done, self._counting.rate()
+        left, failures = (self._counting.total - done) / max(rate, 1e-9), self._counting.failures()
         self.say(
-            f"{done:,} of {self._counting.total:,} images, {rate:.1f}/s, {left:.0f} s left"
+            f"{done:,} of {self._counting.total:,} images, {speed(rate)}, {left:.0f} s left"
             + (f", failed: {failures}" if failures else "")
         )
 
@@ -91,19 +109,50 @@ class Bar:
 
     def advance(self, statuses: Mapping[str, int]) -> None:
         """Move the bar."""
-        done, failures = self._counting.count(statuses), self._counting.failures()
-        rate = f"{self._counting.rate():.1f}/s"
+        self._counting.count(statuses)
+        self._move()
+
+    def glance(self, under_way: int) -> None:
+        """Move the bar by the images of shards under way."""
+        self._counting.count({}, under_way)
+        self._move()
+
+    def _move(self) -> None:
+        done, failures, rate = self._counting.done, self._counting.failures(), speed(self._counting.rate())
         self._progress.update(self._task, completed=done, rate=rate, failures=failures and f"failed: {failures}")
 
 
 @contextmanager
-def reporting(total: int, done: Mapping[str, int]) -> Iterator[Report]:
-    """Report on standard error in the form that fits it."""
+def reporting(total: int, done: Mapping[str, int], under_way: Callable[[], int]) -> Iterator[Report]:
+    """Report on standard error in the form that fits it; `under_way` counts the images of shards not yet committed."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield Lines(total, done)
+        lines = Lines(total, done)
+        with _looking(lines, under_way):
+            yield lines
         return
     left = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     right = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[failures]}"))
-    with Progress(*left, *right, console=console, transient=True) as progress:
-        yield Bar(progress, total, done)
+    live = Progress(*left, *right, console=console, transient=True, speed_estimate_period=SECONDS_OF_SPEED)
+    with live as progress:
+        bar = Bar(progress, total, done)
+        with _looking(bar, under_way):
+            yield bar
+
+
+@contextmanager
+def _looking(report: Lines | Bar, under_way: Callable[[], int]) -> Iterator[None]:
+    """Look every second how far the shards under way are."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(SECONDS_BETWEEN_LOOKS):
+            report.glance(under_way())
+
+    thread = threading.Thread(target=look, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

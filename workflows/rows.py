@@ -1,5 +1,6 @@
 """The rows of a map over a data set: one per input, in one order of columns, as an Arrow table."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor
 
 from afterimage.errors import UsageError
-from afterimage.registry import Kind
+from afterimage.registry import Detail, Kind
+
+from . import details as own
+from .details import PICTURE
 
 Keep = Literal["none", "heatmap", "all"]
 STATUSES = (
@@ -26,7 +30,6 @@ STATUSES = (
     "killed",
 )
 ERROR_LENGTH = 500
-PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 COMMON = [
     ("key", pa.string()),
     ("uri", pa.string()),
@@ -58,7 +61,7 @@ class Half(NamedTuple):
 
 @dataclass
 class Row:
-    """One input's row as it fills up; pictures are encoded bytes."""
+    """One input's row as it fills up; pictures are encoded bytes, `details` the method's own cells by column."""
 
     key: str
     uri: str
@@ -74,6 +77,7 @@ class Row:
     target: str | None = None
     target_probability: float | None = None
     heatmap: Half | None = None
+    details: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, bytes] = field(default_factory=dict)
 
     def fail(self, status: str, error: str) -> None:
@@ -81,20 +85,25 @@ class Row:
         self.status, self.error = status, " ".join(error.split())[:ERROR_LENGTH]
 
 
-def schema(kind: Kind, keep: Keep) -> pa.Schema:
-    """Return the columns of a map whose result is `kind`."""
+def schema(kind: Kind, keep: Keep, details: Sequence[Detail] = ()) -> pa.Schema:
+    """Return the columns of a map whose result is `kind`, with those of what else the method knows of an image."""
     columns = list(COMMON)
     if keep != "none":
         name = kind.name
         columns += [(name, pa.list_(pa.float16())), (f"{name}_scale", pa.float32())]
         columns += [(f"{name}_{axis}", pa.int32()) for axis in ("channels", "height", "width")]
+    columns += [column for detail in details for column in own.columns(detail, keep)]
     if keep == "all":
         columns += [(name, PICTURE) for name in PICTURES]
+    names = Counter(name for name, _ in columns)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise TypeError(f"details: expected names that no other column has, got {', '.join(twice)}")
     return pa.schema(columns)
 
 
-def table(rows: Sequence[Row], kind: Kind, keep: Keep) -> pa.Table:
+def table(rows: Sequence[Row], kind: Kind, keep: Keep, details: Sequence[Detail] = ()) -> pa.Table:
     """Make the table of `rows`, with the columns of `schema`."""
+    wanted = schema(kind, keep, details)
     columns: dict[str, Any] = {
         name: [getattr(row, name, None) for row in rows] for name, _ in COMMON if not name.startswith("crop_box")
     }
@@ -102,14 +111,16 @@ def table(rows: Sequence[Row], kind: Kind, keep: Keep) -> pa.Table:
         columns[f"crop_box_{corner}"] = [row.crop_box and row.crop_box[position] for row in rows]
     if keep != "none":
         columns |= _heatmap_columns([row.heatmap for row in rows], kind.name)
-    if keep == "all":
-        for name in PICTURES:
-            columns[name] = [
-                {"bytes": row.pictures[name], "path": f"{row.key}.{name}.jpg"} if name in row.pictures else None
-                for row in rows
-            ]
-    wanted = schema(kind, keep)
+    for column in wanted:
+        if column.type == PICTURE:
+            columns[column.name] = [_picture(row, column.name) for row in rows]
+        elif column.name not in columns:
+            columns[column.name] = [row.details.get(column.name) for row in rows]
     return pa.table({column.name: pa.array(columns[column.name], column.type) for column in wanted}, schema=wanted)
+
+
+def _picture(row: Row, name: str) -> dict[str, Any] | None:
+    return {"bytes": row.pictures[name], "path": f"{row.key}.{name}.jpg"} if name in row.pictures else None
 
 
 def _heatmap_columns(heatmaps: list[Half | None], name: str) -> dict[str, Any]:
@@ -146,21 +157,26 @@ def heatmap_of(row: dict[str, Any], name: str) -> np.ndarray | None:
     return np.asarray(row[name], np.float32).reshape(shape) * np.float32(row[f"{name}_scale"])
 
 
-def parquet_options(kind: Kind, keep: Keep) -> dict[str, Any]:
-    """Return how Parquet stores a map's columns: zstd; words by dictionary; half floats split by byte."""
+def parquet_options(kind: Kind, keep: Keep, details: Sequence[Detail] = ()) -> dict[str, Any]:
+    """Return how Parquet stores a map's columns: zstd; words and classes by dictionary; half floats split by byte."""
     words = ["status", "label", "prediction", "target"]
-    options: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": words}
+    classes = [f"{detail.name}.list.element" for detail in details if detail.kind.name == "class_grid"]
+    options: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": words + classes}
     options["write_statistics"] = ["key", *words]
     if keep != "none":
         options["column_encoding"] = {f"{kind.name}.list.element": "BYTE_STREAM_SPLIT"}
     return options
 
 
-def predicted_size(kind: Kind, keep: Keep, size: tuple[int, int], side: int | None) -> int:
+def predicted_size(
+    kind: Kind, keep: Keep, size: tuple[int, int], side: int | None, details: Sequence[Detail] = ()
+) -> int:
     """Return about how many bytes one row takes on the disk, with pictures of `size` (height, width)."""
     pixels = size[0] * size[1]
     share = min(1.0, side / max(size)) if side else 1.0
     heatmap = 0 if keep == "none" else round(2 * kind.channels * pixels * share**2)
     # As measured on photographs: half a byte per pixel and JPEG at the quality used, noise-like drawings more.
     pictures = round(pixels * 1.2) if keep == "all" else 0
-    return 400 + heatmap + pictures
+    kinds = Counter(detail.kind.name for detail in details)
+    own = 20 * kinds["values"] + 60 * kinds["boxes"] + (kinds["class_grid"] and keep != "none") * 400
+    return 400 + heatmap + pictures + own + (round(pixels * 0.4) * kinds["images"] if keep == "all" else 0)

@@ -28,6 +28,7 @@ from .progress import Report, Silent, reporting
 from .settings import Settings, divided
 from .shards import Commit, committed
 from .task import STOP, run_shard
+from .underway import forget, images_under_way
 
 Executor = Callable[[Task, Iterable[Call], threading.Event], Iterator[Commit]]
 
@@ -88,7 +89,8 @@ def run(
 def _carry_out(plan: Plan, settings: Settings, start: float, progress: bool, executor: Executor | None) -> Summary:
     clock: defaultdict[str, float] = defaultdict(float)
     first, computed = 0.0, 0
-    reports = reporting(len(plan.table), plan.done) if progress else nullcontext(Silent())
+    under_way = partial(images_under_way, plan.folder / "shards")
+    reports = reporting(len(plan.table), plan.done, under_way) if progress else nullcontext(Silent())
     with (
         reports as report,
         _draining(plan.folder / STOP, report) as stop,
@@ -112,6 +114,7 @@ def _begin(plan: Plan, settings: Settings) -> None:
         (plan.folder / "run.json").unlink(missing_ok=True)
         if shards.exists():
             shutil.rmtree(shards)
+    forget(shards)
     with locked(out / ".lock"):
         if len(manifest.parts(out)) != plan.parts:
             raise RefusedError(f"another run has begun in {out} meanwhile; run the command again")

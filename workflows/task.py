@@ -2,31 +2,35 @@
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import simplejpeg
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from afterimage.drawing import draw
 from afterimage.errors import UsageError
 from afterimage.models.frozen import frozen
 from afterimage.models.network import Network
+from afterimage.registry import Detail
 
 from . import rows as row_table
 from .clock import Clock
 from .decode import ImageError, decode, read
+from .details import cells
 from .geometry import fit
 from .job import Job, compute_with, placed, prepared
 from .manifest import Item, path_of
 from .rows import Row, halved
 from .shards import Commit, commit, read_marker, read_shard
+from .underway import telling
 
 PADDING = 128  # the grey of slots whose image failed or is not there, so that every batch has one shape
 QUALITY = 90
@@ -36,10 +40,24 @@ _model_lock = threading.Lock()
 
 
 class Explained(NamedTuple):
-    """What the model gave for one image: its map `(C, H, W)` float32 and its logits `(classes,)`, on the CPU."""
+    """What came of images: maps `(N, C, H, W)` and logits `(N, classes)`, float32 on the CPU, and the method's details.
+
+    The network may have no logits, and any detail may be None. `alone` has the same of one image, without the N.
+    """
 
     heatmap: Tensor
     logits: Tensor | None
+    details: Mapping[str, Tensor | None]
+
+    def alone(self, place: int) -> "Explained":
+        """Return what came of one image."""
+        details = {name: None if value is None else value[place] for name, value in self.details.items()}
+        return Explained(self.heatmap[place], None if self.logits is None else self.logits[place], details)
+
+    def finite(self) -> bool:
+        """Whether all figures are finite."""
+        found = [self.heatmap, self.logits, *self.details.values()]
+        return all(one is None or bool(one.isfinite().all()) for one in found)
 
 
 def run_shard(folder: Path, job: Job, shard: int, generation: int, items: Sequence[Item]) -> Commit | None:
@@ -50,27 +68,29 @@ def run_shard(folder: Path, job: Job, shard: int, generation: int, items: Sequen
     if (folder.parent / STOP).exists():
         return None
     clock = Clock()
-    kind = job.method.result
-    if generation:
-        previous = read_marker(folder / f"{shard:05d}.g{generation - 1}.commit.json")
-        table = _retried(read_shard(folder, previous), job, items, clock)
-    else:
-        rows = _rows(job, items, clock)
-        with clock.stage("write"):
-            table = row_table.table(rows, kind, job.keep)
-    return commit(folder, shard, generation, table, row_table.parquet_options(kind, job.keep), clock)
+    stored = job.method.result, job.keep, job.method.details
+    with telling(folder, shard) as tell:
+        if generation:
+            previous = read_marker(folder / f"{shard:05d}.g{generation - 1}.commit.json")
+            table = _retried(read_shard(folder, previous), job, items, clock, tell)
+        else:
+            rows = _rows(job, items, clock, tell)
+            with clock.stage("write"):
+                table = row_table.table(rows, *stored)
+        return commit(folder, shard, generation, table, row_table.parquet_options(*stored), clock)
 
 
-def _retried(table: pa.Table, job: Job, items: Sequence[Item], clock: Clock) -> pa.Table:
+def _retried(table: pa.Table, job: Job, items: Sequence[Item], clock: Clock, tell: Callable[[int], None]) -> pa.Table:
     failed = [place for place, status in enumerate(table["status"].to_pylist()) if status != "ok"]
-    again = row_table.table(_rows(job, [items[place] for place in failed], clock), job.method.result, job.keep)
+    rows = _rows(job, [items[place] for place in failed], clock, tell)
+    again = row_table.table(rows, job.method.result, job.keep, job.method.details)
     order = list(range(len(items)))
     for number, place in enumerate(failed):
         order[place] = len(items) + number
     return pa.concat_tables([table, again]).take(order)
 
 
-def _rows(job: Job, items: Sequence[Item], clock: Clock) -> list[Row]:
+def _rows(job: Job, items: Sequence[Item], clock: Clock, tell: Callable[[int], None]) -> list[Row]:
     rows = [Row(item.key, item.uri, item.label) for item in items]
     size = 1 if job.geometry.fit == "none" else job.batch_size
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -87,6 +107,7 @@ def _rows(job: Job, items: Sequence[Item], clock: Clock) -> list[Row]:
             loading[number] = []
             explained = _explain_each(job, network, batch, pixels, clock)
             writing.append(writer.submit(_finish, job, batch, pixels, explained, clock))
+            tell(len(batch))
             if number >= 2:
                 writing[number - 2].result()
         for future in writing:
@@ -122,10 +143,8 @@ def _explain_each(
         return [None] * len(batch)
     try:
         with _model_lock, clock.stage("model"):
-            heatmaps, logits = explain(job, network, _targets(job, batch), pixels)
-        found: list[Explained | None] = [
-            Explained(heatmaps[place], None if logits is None else logits[place]) for place in present
-        ]
+            explained = explain(job, network, _targets(job, batch), pixels)
+        found: list[Explained | None] = [explained.alone(place) for place in present]
     except Exception as error:  # what a network raises on a picture is its own affair, and that picture's row
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
             raise UsageError(f"out of memory with batches of {job.batch_size}; use a smaller --batch-size") from error
@@ -138,25 +157,40 @@ def _explain_each(
     return [by_place.get(place) for place in range(len(batch))]
 
 
-def explain(
-    job: Job, network: Network, targets: Tensor | None, pixels: Sequence[np.ndarray | None]
-) -> tuple[Tensor, Tensor | None]:
-    """Run the job's method on a batch of `(H, W, 3)` uint8 pictures, None being an empty slot.
-
-    Returns maps `(N, C, H, W)` and logits `(N, classes)`, float32 on the CPU; no logits where the network has none.
-    """
+def explain(job: Job, network: Network, targets: Tensor | None, pixels: Sequence[np.ndarray | None]) -> Explained:
+    """Run the job's method on a batch of `(H, W, 3)` uint8 pictures, None being an empty slot."""
     images = to_images(pixels, job)
-    seen: list[Tensor] = []
-    hook = network.register_forward_hook(lambda module, inputs, logits: seen.append(logits))
+    method = job.method.cls(**job.options)
+    with _outputs_of(images, network) as seen:
+        if job.method.details:
+            heatmaps, *rest = method.details(network, images, targets)
+        else:
+            heatmaps, rest = method(network, images, targets), []
+    if not seen:
+        with frozen(network), torch.no_grad():
+            seen.append(network(images))
+    logits = seen[0] if isinstance(seen[0], Tensor) and seen[0].ndim == 2 else None
+    names = [detail.name for detail in job.method.details]
+    details = {name: None if one is None else one.cpu() for name, one in zip(names, rest, strict=True)}
+    return Explained(heatmaps.float().cpu(), None if logits is None else logits.float().cpu(), details)
+
+
+@contextmanager
+def _outputs_of(images: Tensor, network: Network) -> Iterator[list[Any]]:
+    """Collect what the network returns for `images`: a method may call it on others too, as many as it likes."""
+    seen: list[Any] = []
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        given = inputs[0]
+        alike = (given.shape, given.dtype, given.device) == (images.shape, images.dtype, images.device)
+        if not seen and alike and torch.equal(given, images):
+            seen.append(output.detach().clone() if isinstance(output, Tensor) else output)
+
+    hook = network.register_forward_hook(keep)
     try:
-        heatmaps = job.method.cls(**job.options)(network, images, targets)
-        if not seen:
-            with frozen(network), torch.no_grad():
-                network(images)
+        yield seen
     finally:
         hook.remove()
-    logits = seen[-1] if isinstance(seen[-1], Tensor) and seen[-1].ndim == 2 else None
-    return heatmaps.float().cpu(), None if logits is None else logits.detach().float().cpu()
 
 
 def to_images(pixels: Sequence[np.ndarray | None], job: Job) -> Tensor:
@@ -194,12 +228,15 @@ def _finish(
         for row, picture, one in zip(batch, pixels, explained, strict=True):
             if picture is None or one is None:
                 continue
-            if not (one.heatmap.isfinite().all() and (one.logits is None or one.logits.isfinite().all())):
+            if not one.finite():
                 row.fail("nonfinite", "the network's output or gradient is not finite on this image")
                 continue
             done.append((row, picture, one))
         if done:
             _predict(job, [row for row, _, _ in done], [one.logits for _, _, one in done])
+            for row, _, one in done:
+                for detail in job.method.details:
+                    _detail(job, row, detail, one.details[detail.name])
             heatmaps = torch.stack([one.heatmap for _, _, one in done])
             _keep(job, [row for row, _, _ in done], [picture for _, picture, _ in done], heatmaps)
         for row in batch:
@@ -227,6 +264,17 @@ def _predict(job: Job, rows: Sequence[Row], logits: Sequence[Tensor | None]) -> 
         if job.options.get("of") is None:
             target = predicted if targets is None else int(targets[place])
             row.target, row.target_probability = _category(job, target), float(probabilities[target])
+
+
+def _detail(job: Job, row: Row, detail: Detail, value: Tensor | None) -> None:
+    """Put one of the method's details into a row, as far as it is kept."""
+    if value is None:
+        return
+    if detail.kind.name != "images":
+        row.details |= cells(detail, value)
+    elif job.keep == "all":
+        levels = value.float().clamp(0, 1).mul(255).round().to(torch.uint8)
+        row.pictures[detail.name] = jpeg(levels.permute(1, 2, 0).contiguous().numpy())
 
 
 def _keep(job: Job, rows: Sequence[Row], pixels: Sequence[np.ndarray], heatmaps: Tensor) -> None:

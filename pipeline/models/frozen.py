@@ -1,10 +1,11 @@
 """A model as a constant: in eval mode, weights frozen, and back to what it was."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
 
+import torch
 from torch import Tensor, nn
 
 
@@ -61,6 +62,8 @@ def _release(owner: nn.Module | Tensor) -> None:
 
 def _set(owner: nn.Module | Tensor, value: bool) -> None:
     if isinstance(owner, Tensor):
-        owner.requires_grad_(value)
+        # a tensor that was made in inference mode takes a flag only there
+        with torch.inference_mode() if owner.is_inference() else nullcontext():
+            owner.requires_grad_(value)
     elif owner.training != value:
         owner.training = value  # not eval(), which modules may override: exported ones raise

@@ -152,11 +152,15 @@ class Neuron:
         A neuron gives its value, a channel its mean over positions, a layer the mean of its strongest feature map,
         which may be another one for each image.
         """
+        maps = self.maps(activation)
+        return maps.max(1).values if self.channel is None else maps[:, self.channel]
+
+    def maps(self, activation: Tensor) -> Tensor:
+        """Return one value per image and feature map, `(N, C)`: its mean, or for a neuron its value at the position."""
         self._check(activation)
         if self.y is not None and self.x is not None:
-            return activation[:, self.channel, self.y, self.x]
-        means = activation.mean((2, 3)) if activation.ndim == 4 else activation
-        return means.max(1).values if self.channel is None else means[:, self.channel]
+            return activation[:, :, self.y, self.x]
+        return activation.mean((2, 3)) if activation.ndim == 4 else activation
 
     def _check(self, activation: Tensor) -> None:
         shape = tuple(activation.shape[1:])

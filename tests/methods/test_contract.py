@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from afterimage import UsageError, draw
+from afterimage import registry as registered
+from afterimage.models.windows import Extent
 from afterimage.registry import Method, methods
 from tests.networks import mixed, pictures
 
@@ -16,9 +18,16 @@ METHODS = list(methods().values())
 each_method = pytest.mark.parametrize("found", METHODS, ids=lambda found: found.verb)
 
 
-def call(found: Method, model: nn.Module, images: Tensor, **options: object) -> Tensor:
+def fitted(found: Method, images: Tensor) -> Any:
+    """Return the method as it comes, but for extents in pixels, which shrink with images smaller than 64."""
+    side = min(images.shape[2:])
+    extents = [option for option in found.options if Extent in option.kinds and side < 64]
+    return found.cls(**{option.name: max(1, option.default * side // 64) for option in extents})
+
+
+def call(found: Method, model: nn.Module, images: Tensor) -> Tensor:
     target = torch.arange(len(images)) % 5
-    result: Tensor = found.cls(**options)(model, images, target)
+    result: Tensor = fitted(found, images)(model, images, target)
     return result
 
 
@@ -42,7 +51,7 @@ def test_a_batch_equals_its_singles(found):
     together = call(found, model, images)
     for place in range(4):
         target = torch.tensor([place % 5])
-        alone = found.cls()(model, images[place : place + 1], target)
+        alone = fitted(found, images)(model, images[place : place + 1], target)
         # float64: sums in another order, far below what a flipped ReLU would change
         torch.testing.assert_close(together[place : place + 1], alone, rtol=1e-9, atol=1e-15)
 
@@ -94,7 +103,7 @@ def test_the_model_comes_back_as_it_was(found):
 
 @each_method
 def test_the_model_comes_back_as_it_was_after_an_exception(found):
-    model = unlike_default(mixed())
+    model, images = unlike_default(mixed()), pictures(2, 16)
     before = snapshot(model)
 
     def fail(*_: object) -> None:
@@ -102,10 +111,10 @@ def test_the_model_comes_back_as_it_was_after_an_exception(found):
 
     hook = model.convolutions[5].register_forward_hook(fail)
     with pytest.raises(ArithmeticError):
-        call(found, model, pictures(2, 16))
+        call(found, model, images)
     hook.remove()
     with pytest.raises(UsageError):
-        found.cls()(model, pictures(2, 16), torch.tensor([9, 9]))
+        fitted(found, images)(model, images, torch.tensor([9, 9]))
     assert snapshot(model) == before
 
 
@@ -119,6 +128,20 @@ def test_the_model_comes_back_as_it_was_after_several_threads(found):
         results = list(pool.map(lambda _: call(found, model, images), range(40)))
     assert all(torch.equal(result, expected) for result in results)
     assert snapshot(model) == before
+
+
+@each_method
+def test_details_begin_with_what_the_call_returns(found):
+    if not found.details:
+        pytest.skip("it tells of no details")
+    for count in (0, 1, 3):
+        model, images = mixed(), pictures(3, 16)[:count]
+        details = fitted(found, images).details(model, images, torch.arange(count) % 5)
+        assert torch.equal(details[0], call(found, model, images))
+        assert details._fields[1:] == tuple(detail.name for detail in found.details)
+        for detail, value in zip(found.details, details[1:], strict=True):
+            dimensions = {"values": 1, "boxes": 2, "class_grid": 3, "images": 4}[detail.kind.name]
+            assert value is None or (len(value), value.ndim, value.requires_grad) == (count, dimensions, False)
 
 
 @each_method
@@ -192,6 +215,55 @@ def test_a_method_has_to_say_what_it_returns_and_takes(registry):
     undocumented = {"__call__": METHODS[-1].cls.__call__, "__annotations__": {"a": int}, "a": 3}
     with pytest.raises(TypeError, match=r"Odd: expected option\(default, help\) for a"):
         registry.register(type("Odd", (), undocumented), verb="odd")
+    assert "odd" not in registry.methods()
+
+
+class Both(NamedTuple):
+    heatmap: registered.Heatmap
+    fall: registered.Values | None
+    box: registered.Boxes
+    around: registered.ClassGrid
+    covered: registered.Images | None
+
+
+def declared(registry, returned, parameters="self, model, images, target=None"):
+    """Register a class whose details are annotated to return `returned`, and return what was made of it."""
+    space: dict[str, object] = {}
+    exec(f"def call(self, model, images, target=None): ...\ndef details({parameters}): ...", space)
+    space["call"].__annotations__["return"] = registry.Heatmap
+    space["details"].__annotations__["return"] = returned
+    registry.register(type("Odd", (), {"__call__": space["call"], "details": space["details"]}), verb="odd")
+    return registry.method("odd")
+
+
+def test_what_details_give_is_known_without_running_them(registry):
+    found = declared(registry, Both)
+    kinds = [("fall", "values"), ("box", "boxes"), ("around", "class_grid"), ("covered", "images")]
+    assert [(detail.name, detail.kind.name) for detail in found.details] == kinds
+    assert registry.method("saliency").details == ()
+
+
+@pytest.mark.parametrize(
+    ("returned", "parameters", "message"),
+    [
+        (registered.Heatmap, "self, model, images, target=None", "a NamedTuple that begins with the call's result"),
+        (NamedTuple("Late", [("fall", registered.Values)]), "self, model, images, target=None", "begins with"),
+        (Both, "self, model, images", "expected the call's parameters self, model, images, target, got self, model"),
+        (
+            NamedTuple("Bare", [("heatmap", registered.Heatmap), ("fall", Tensor)]),
+            "self, model, images, target=None",
+            "expected 'fall' to be Values, Boxes, ClassGrid or Images, got Tensor",
+        ),
+        (
+            NamedTuple("Twice", [("heatmap", registered.Heatmap), ("more", registered.Gradient)]),
+            "self, model, images, target=None",
+            "expected 'more' to be Values",
+        ),
+    ],
+)
+def test_details_have_to_say_what_they_return(registry, returned, parameters, message):
+    with pytest.raises(TypeError, match=message):
+        declared(registry, returned, parameters)
     assert "odd" not in registry.methods()
 
 

@@ -64,6 +64,20 @@ def test_an_existing_cluster_is_used_where_it_is_named(photographs, tmp_path, cl
     assert "leave out --workers" in err
 
 
+def test_occlusion_from_the_command_line(photographs, tmp_path, cluster, capsys):
+    arguments = ["occlusion", photographs, tmp_path / "out", *MIXED, "--scheduler", cluster]
+    own = ["--window", "12x8", "--stride", "6", "--fill", "mean"]
+    code, out, err = call(capsys, *arguments, *own, "--of", "convolutions.2:3")
+    assert code == 0, err
+    assert "3 ok of 3 images" in out
+    assert {row["worst_box_y1"] - row["worst_box_y0"] for row in rows_of(tmp_path / "out", "occlusion")} <= {12, 8, 2}
+    code, _, err = call(capsys, *arguments, *own, "--fill", "blur")
+    assert code == 4
+    assert "options.fill was 'mean', now 'blur'" in err
+    _, out, _ = call(capsys, "occlusion", "--help")
+    assert re.search(r"--window WINDOW .*\[default: 32\]", " ".join(out.split()))
+
+
 def test_failed_inputs_exit_with_3_and_settings_of_another_run_with_4(tmp_path, cluster, capsys):
     write_faulty(tmp_path / "inputs")
     where = ["--scheduler", cluster, *MIXED]
@@ -122,6 +136,10 @@ def test_an_interrupt_from_the_terminal_drains_and_the_run_goes_on(tmp_path):
         (["saliency", "PHOTOS", "out", "--model", "demo", "--target", "hearts"], "no class 'hearts'"),
         (["saliency", "PHOTOS", "out", "--model", "demo", "--mean", "1,2"], "three numbers for red,green,blue"),
         (["saliency", "PHOTOS", "out", "--model", "demo", "--crop", "big"], "expected a side, as 224"),
+        (["occlusion", "PHOTOS", "out", "--model", "demo", "--window", "129"], "window"),
+        (["occlusion", "PHOTOS", "out", "--model", "demo", "--window", "big"], "big"),
+        (["occlusion", "PHOTOS", "out", "--model", "demo", "--stride", "33"], "stride: expected at most the window"),
+        (["occlusion", "PHOTOS", "out", "--model", "demo", "--fill", "grey"], "fill"),
         (["saliency", "PHOTOS", "out", "--model", "demo", "--scheduler", "tcp://127.0.0.1:9"], "no Dask scheduler"),
         (["saliency", "PHOTOS", "PHOTOS", "--model", "demo"], "files of its own"),
         (["status", "nowhere"], "no run in 'nowhere'"),

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 import simplejpeg
 
 from afterimage.errors import UsageError
-from afterimage.registry import Kind
+from afterimage.registry import Detail, Kind
 from afterimage.workflows import manifest, rows, shards
 from afterimage.workflows.clock import Clock
 from afterimage.workflows.pages.survey import quotas
@@ -57,17 +57,20 @@ def write_job(
     name: str = "saliency",
     keep: rows.Keep = "all",
     categories: list[str] | None = None,
+    details: Sequence[Detail] = (),
 ) -> None:
     kind = Kind("heatmap", 1)
     folder = out / name
     folder.mkdir(parents=True)
     for shard in range(0, len(made), SHARD):
-        table = rows.table(made[shard : shard + SHARD], kind, keep)
-        shards.commit(folder / "shards", shard // SHARD, 0, table, rows.parquet_options(kind, keep), Clock())
+        table = rows.table(made[shard : shard + SHARD], kind, keep, details)
+        parquet = rows.parquet_options(kind, keep, details)
+        shards.commit(folder / "shards", shard // SHARD, 0, table, parquet, Clock())
     config: dict[str, Any] = {"options": {"score": "logit", "of": None}, "target": "2", "precision": "fp32"}
     config |= {"device": "cpu", "keep": keep, "model": {"model": "tiny", "weights": None}}
     run = {"verb": "saliency", "name": name, "config": config, "config_sha256": "c0", "manifest_sha256": "a0"}
     run["model"] = {"name": "tiny", "digest": "d0", "categories": CATEGORIES if categories is None else categories}
+    run["details"] = [{"name": one.name, "kind": one.kind.name} for one in details]
     (folder / "run.json").write_text(json.dumps({**run, "versions": {"torch": "2"}}))
 
 
@@ -363,6 +366,7 @@ def test_in_chromium_the_page_loads_from_disk_alone(tmp_path: Path, opened: Call
     assert min(widths) > 0
     assert tab.evaluate("document.scripts.length") == 0
     tab.locator("a[rel=next]").first.click()
+    tab.wait_for_load_state()
     assert tab.url.endswith("/2.html")
     assert tab.locator("article").count() == 48
     assert quote(MULTILINE) in tab.locator("article h3 bdi").all_text_contents()

@@ -1,4 +1,4 @@
-"""Both methods with a real ImageNet network over real photographs, from files to rows."""
+"""The methods with a real ImageNet network over real photographs, from files to rows."""
 
 import numpy as np
 import pytest
@@ -55,6 +55,29 @@ def test_the_evidence_lies_on_the_object(results, job, column):
         y, x = divmod(int(grid.argmax()), grid.shape[1])
         step = 224 / len(grid)
         assert (int(y * step) in ys, int(x * step) in xs) == (True, True), key
+
+
+# Chelsea's face from the eyes down, in the same crop.
+MUZZLE = (range(90, 224), range(45, 180))
+
+
+@pytest.mark.slow
+def test_occlusion_falls_on_the_object(shared, tmp_path):
+    data = pytest.importorskip("skimage.data")
+    for name in ("chelsea", "coffee", "camera"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(getattr(data, name)()).save(tmp_path / "in" / f"{name}.png")
+    weights = shared("models") / "squeezenet1_0.safetensors"
+    run("occlusion", tmp_path / "in", tmp_path / "out", model="squeezenet1_0", weights=str(weights), executor=serial)
+    for row in rows_of(tmp_path / "out", "occlusion"):
+        ys, xs = (OBJECTS | {"chelsea.png": MUZZLE})[row["key"]]
+        y, x = divmod(int(heatmap_of(row, "heatmap")[0].argmax()), 224)
+        assert row["prediction"] == EXPECTED[row["key"]]
+        assert (y in ys, x in xs) == (True, True), row["key"]
+        assert row["worst_fall"] > 0
+        assert row["worst_probability"] < row["target_probability"]
+        top = row["worst_box_y0"], row["worst_box_x0"]
+        assert (top[0] + 16 in ys, top[1] + 16 in xs) == (True, True), row["key"]
 
 
 def test_guided_backprop_is_sharper_than_the_gradient(results):

@@ -1,42 +1,28 @@
 """What a page shows of one input: its picture once, and each job's drawing, overlay and figures."""
 
-import io
 import unicodedata
-from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import unquote_to_bytes
 
-import simplejpeg
-from markupsafe import Markup
-from PIL import Image
+from afterimage.registry import Detail
 
 from ..rows import COMMON, PICTURES
+from .details import Details, details
+from .pictures import SIDE, Picture, Row, picture
 
 COLUMNS = (*(name for name, _ in COMMON if not name.startswith("crop_box")), *PICTURES)
-SIDE = 160
-"""Pixels: pictures up to this side are shown at a whole multiple of their own, larger ones as wide as the cards."""
-LARGEST = 448
-"""Pixels: pictures beyond this side, as ``--fit none`` stores them, are embedded smaller."""
-
 FACTS = ("label", "prediction", "probability", "target", "target_probability")
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An embedded picture: its data: address and its size in pixels."""
+class Source:
+    """What is to be known of a job to read its rows: its name, its model's classes and its method's details."""
 
-    uri: Markup
-    width: int
-    height: int
-
-    @property
-    def small(self) -> bool:
-        """Whether its pixels are enlarged, and shown as squares."""
-        return max(self.width, self.height) <= SIDE
+    job: str
+    categories: Sequence[str]
+    details: Sequence[Detail]
+    known: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -66,6 +52,13 @@ class View:
     facts: Facts
     drawing: Picture | None
     overlay: Picture | None
+    details: Details
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """All its pictures but the maps of classes, which have a size of their own."""
+        own = [sight.picture for sight in self.details.sights]
+        return [picture for picture in (self.drawing, self.overlay, *own) if picture]
 
 
 @dataclass(frozen=True)
@@ -80,8 +73,13 @@ class Card:
     @property
     def pictures(self) -> list[Picture]:
         """All its pictures."""
-        drawn = [picture for view in self.views for picture in (view.drawing, view.overlay)]
-        return [picture for picture in (self.image, *drawn) if picture]
+        drawn = [picture for view in self.views for picture in view.pictures]
+        return [self.image, *drawn] if self.image else drawn
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the pictures of its views stand in rows beside the image."""
+        return bool(self.image) and (len(self.views) > 1 or any(view.details.sights for view in self.views))
 
     @property
     def facts(self) -> Facts | None:
@@ -107,42 +105,22 @@ class Card:
         return next(verdict for verdict in ("wrong", "failed", "right", None) if verdict in verdicts) or "unknown"
 
 
-def card(rows: Iterable[tuple[str, frozenset[str], Row]]) -> Card:
-    """Make the card of one input from its rows: the job's name, its model's categories and the stored row of each."""
+def card(rows: Iterable[tuple[Source, Row]]) -> Card:
+    """Make the card of one input from its stored rows, each with the job that it comes from."""
     found = list(rows)
-    image = next((made for _, _, row in found if (made := picture(row, "thumbnail"))), None)
-    size = next(((row["width"], row["height"]) for _, _, row in found if row["width"]), None)
-    return Card(readable(found[0][2]["key"]), size, image, [view(*one) for one in found])
+    image = next((made for _, row in found if (made := picture(row, "thumbnail"))), None)
+    size = next(((row["width"], row["height"]) for _, row in found if row["width"]), None)
+    return Card(readable(found[0][1]["key"]), size, image, [view(*one) for one in found])
 
 
-def view(job: str, categories: frozenset[str], row: Row) -> View:
+def view(source: Source, row: Row) -> View:
     """Return one job's view of an input."""
     ok = row["status"] == "ok"
-    judged = ok and row["label"] in categories
+    judged = ok and row["label"] in source.known
     verdict = ("right" if row["label"] == row["prediction"] else "wrong") if judged else None
     facts = Facts(**{name: row[name] for name in FACTS}, verdict=verdict)
-    return View(job, row["status"], row["error"], facts, picture(row, "drawing"), picture(row, "overlay"))
-
-
-def picture(row: Row, name: str) -> Picture | None:
-    """Return a stored picture with its size, or None where the row has none; made smaller where a page would swell."""
-    stored = row.get(name)
-    if stored is None:
-        return None
-    data = stored["bytes"]
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    if max(height, width) > LARGEST:
-        data, height, width = reduced(data)
-    return Picture(Markup(f"data:image/jpeg;base64,{b64encode(data).decode()}"), width, height)
-
-
-def reduced(data: bytes) -> tuple[bytes, int, int]:
-    """Return a JPEG whose longer side is `LARGEST`, its height and its width."""
-    with Image.open(io.BytesIO(data)) as image:
-        image.thumbnail((LARGEST, LARGEST))
-        smaller = io.BytesIO()
-        image.save(smaller, "jpeg", quality=90)
-        return smaller.getvalue(), image.height, image.width
+    drawn = picture(row, "drawing"), picture(row, "overlay")
+    return View(source.job, row["status"], row["error"], facts, *drawn, details(row, source.details, source.categories))
 
 
 def side(cards: Iterable[Card]) -> int | None:

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from afterimage.errors import UsageError
+from afterimage.registry import Detail, Kind
 
+from ..details import columns
 from ..shards import Commit, committed, read_shard
 
 
@@ -42,6 +44,16 @@ class Job:
     def categories(self) -> list[str]:
         """The model's classes; empty where they are unknown."""
         return list(self.run["model"]["categories"] or [])
+
+    @property
+    def details(self) -> list[Detail]:
+        """What the method knows beside its map; runs of 0.1.0 do not say, and had none."""
+        return [Detail(one["name"], Kind(one["kind"])) for one in self.run.get("details", [])]
+
+    @property
+    def own_columns(self) -> tuple[str, ...]:
+        """The columns of the method's details, where everything is kept."""
+        return tuple(name for detail in self.details for name, _ in columns(detail, "all"))
 
     @property
     def finished(self) -> datetime | None:

@@ -23,7 +23,7 @@ def spool(jobs: Sequence[Job], shown: pa.Table, size: int, folder: Path) -> None
                 if shard not in job.commits:
                     continue
                 wanted = shown.filter(pc.equal(shown["shard"], shard))
-                rows = job.read(shard, COLUMNS)
+                rows = job.read(shard, (*COLUMNS, *job.own_columns))
                 place = pc.index_in(rows["key"], value_set=wanted["key"].combine_chunks())
                 rows, page = rows.filter(pc.is_valid(place)), wanted["page"].take(place.drop_null())
                 for index in pc.unique(page).to_pylist():

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ..files import locked, write_whole
 from ..manifest import parts
 from ..rows import STATUSES
-from .cards import Card, card, side
+from .cards import Card, Source, card, side
 from .jobs import Job, open_jobs
 from .spool import spool, spooled
 from .survey import REST, WRONG, Survey, survey
@@ -111,11 +111,9 @@ def rest_title(found: Survey) -> tuple[str, str]:
 def read_cards(jobs: Sequence[Job], shown: pa.Table, folder: Path, page: int) -> Iterator[Card]:
     """Yield the cards of a page's inputs from the spooled rows."""
     rows = [spooled(folder, page, number) for number in range(len(jobs))]
-    classes = [frozenset(job.categories) for job in jobs]
+    sources = [Source(job.name, job.categories, job.details, frozenset(job.categories)) for job in jobs]
     for key in shown["key"].to_pylist():
-        yield card(
-            (job.name, names, found[key]) for job, names, found in zip(jobs, classes, rows, strict=True) if key in found
-        )
+        yield card((source, found[key]) for source, found in zip(sources, rows, strict=True) if key in found)
 
 
 def page_of(number: int, shown: pa.Table, cards: Iterator[Card]) -> dict[str, Any]:
@@ -147,7 +145,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters |= {"count": "{:,}".format, "percent": percent, "moment": "{:%-d %B %Y, %H:%M} UTC".format}
+    templates.filters |= {"count": "{:,}".format, "percent": percent, "plain": plain}
+    templates.filters |= {"moment": "{:%-d %B %Y, %H:%M} UTC".format}
     templates.globals |= {"file_name": file_name}
     return templates
 
@@ -157,3 +156,8 @@ def percent(share: float) -> str:
     sign = ">" if 0.9995 <= share < 1 else "<" if 0 < share < 0.0005 else ""
     shown = {">": 0.999, "<": 0.001}.get(sign, share)
     return f"{sign}{100 * shown:.1f}\u202f%"
+
+
+def plain(value: float) -> str:
+    """Return a number with three digits, and a real minus sign."""
+    return f"{value:#.3g}".rstrip(".").replace("-", "−")
