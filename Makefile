@@ -12,8 +12,8 @@ TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dis
 help:
 	@echo "make demo      run the main job on the embedded data set; prints where the page is"
 	@echo "make test      the tests, without GPU or browser"
-	@echo "make test-all  the slow tests and those in a browser"
-	@echo "make sanitize  the tests of the tensor operations, the CPU kernels under sanitizers; needs g++"
+	@echo "make test-all  the slow tests, those in a browser, and make sanitize"
+	@echo "make sanitize  the tests of the tensor operations with the CPU kernels under sanitizers; needs g++"
 	@echo "make test-gpu  the tests that need an NVIDIA GPU, with the Python and nvcc at hand; installs nothing"
 	@echo "make cuda      the CUDA kernels, also where there is no GPU; installs nvcc where there is none"
 	@echo "make lint      ruff and mypy"
@@ -41,7 +41,7 @@ $(VENV)/extras: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[browser,lint,bench]'
 	touch $@
 
-test-all: $(VENV)/extras
+test-all: $(VENV)/extras sanitize
 	$(TEST) -m "(slow or browser) and not gpu"
 
 # Any report ends the process, and so fails the run. Python keeps memory until it ends: no search for leaks. The tests

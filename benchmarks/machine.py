@@ -17,7 +17,7 @@ from benchmarks.row import Configuration
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "sve")
 PACKAGES = (
     *("afterimage", "torch", "torchvision", "numpy", "captum", "pillow", "opencv-python-headless", "simplejpeg"),
-    *("dask", "pyarrow", "onnxruntime", "onnxruntime-gpu"),
+    *("kornia", "dask", "pyarrow", "onnxruntime", "onnxruntime-gpu"),
 )
 
 Limits = dict[str, dict[str, float]]

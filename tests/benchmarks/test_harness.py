@@ -12,11 +12,11 @@ from afterimage.errors import UsageError
 from benchmarks import __main__ as cli
 from benchmarks import harness, process
 from benchmarks.agreement import Agreement, largest_difference, relative_l2
-from benchmarks.harness import Result, Session, run_row
+from benchmarks.harness import Result, Session, run_row, run_rows
 from benchmarks.memory import tree_memory
 from benchmarks.outcome import arrays
 from benchmarks.record import record, spread
-from benchmarks.report import duration, table
+from benchmarks.report import duration, summary, table
 from benchmarks.row import Configuration, Role, Row, Venv, Work
 from benchmarks.worker import run_timed
 
@@ -147,6 +147,53 @@ def test_a_peer_that_fails_in_a_later_round_has_no_figures(toy, tmp_path):
     assert (entry["status"], entry["error"]) == ("failed", "RuntimeError: second thoughts")
     assert "median" not in entry
     assert [sorted(names) for names in session.order] == [["ours", "peer"], ["ours"]]
+
+
+def test_rows_of_a_group_share_processes_and_one_that_fails_costs_the_others_nothing(toy, tmp_path):
+    logs = [tmp_path / "first", tmp_path / "second"]
+    rows = [
+        Row(
+            f"toy.{log.name}",
+            "adding",
+            (toy("ours", "add", "ours", amount=1, log=str(log)), toy("peer", peer, **params)),
+            CLOSE,
+            group="toy",
+            min_seconds=0.0,
+            warmup=0,
+        )
+        for log, peer, params in zip(logs, ("missing", "add"), ({}, {"amount": 1.0}), strict=True)
+    ]
+    sessions = run_rows(rows, repeat=2, seed=0, log=quiet)
+    assert [[result.status for result in session.results] for session in sessions] == [["ok", "failed"], ["ok", "ok"]]
+    assert [sorted(names) for names in sessions[1].order] == [["ours", "peer"]] * 2
+    first, second = ([line.split()[1] for line in log.read_text().splitlines()] for log in logs)
+    assert first == second
+    assert len(set(first)) == len(first) == 3, "one process to compare, and one in each round"
+    assert sessions[1].results[0].peak_memory is None, "the peak of a process that did more"
+
+
+def test_an_oracle_is_compared_with_and_never_timed(toy):
+    oracle = toy("float64", "add", "oracle", amount=1)
+    session = run_row(row(toy("ours", "add", "ours", amount=1), toy("peer", "add", amount=2), oracle), 1, 0, log=quiet)
+    assert [result.status for result in session.results] == ["ok", "mismatch", "ok"]
+    assert session.results[2].seconds == []
+    assert "float64 " not in table(record(session, {}))
+
+
+def test_the_summary_has_a_line_per_row(toy):
+    work = Work(bytes=2e9, operations=4e12)
+    results = [timed("ours", [1.0, 1.0]), timed("peer", [3.0, 3.0])]
+    configurations = tuple(result.configuration for result in results)
+    first = Row("toy.first", "", configurations, CLOSE, work=work, labels={"op": "add", "size": "4"})
+    second = Row("toy.second", "", configurations[:1], CLOSE, labels={"op": "add", "size": "8"}, blocked="no GPU")
+    blocked = Result(configurations[0], status="blocked", error="no GPU")
+    records = [record(Session(first, results, []), {"1": {"copy": 4e9, "fp32": 8e12, "bf16": 1.0}})]
+    records.append(record(Session(second, [blocked], []), {}))
+    header, *lines = (
+        [cell.strip() for cell in line.split("  ") if cell.strip()] for line in summary(records).splitlines()
+    )
+    assert header == ["op", "size", "ours", "GB/s", "TFLOP/s", "share", "peer"]
+    assert lines == [["add", "4", "1 s", "2", "4", "50 % copy", "3.00 ×"], ["add", "8", "blocked"]]
 
 
 def test_a_worker_that_hangs_is_ended():
