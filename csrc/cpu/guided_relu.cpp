@@ -52,8 +52,9 @@ AFTERIMAGE_FORMULA void bytes(const Problem& problem, std::int64_t begin, std::i
     if (begin < end) problem.template byte<Tag>(begin, end);
 }
 
+// Problems come by value: bytes may alias anything, also the addresses of what is read next.
 template <class Problem>
-void baseline(const Problem& problem, std::int64_t begin, std::int64_t end) {
+void baseline(Problem problem, std::int64_t begin, std::int64_t end) {
     bytes<Baseline>(problem, begin, end);
 }
 
@@ -64,7 +65,7 @@ AFTERIMAGE_FORMULA AFTERIMAGE_TARGET_AVX2 void eight(const Forward<T>& problem, 
     const auto input = lanes::load(problem.input + i), ceiling = lanes::all(problem.ceiling);
     const __m256 value = lanes::wide(input), top = lanes::wide(ceiling), zero = _mm256_setzero_ps();
     const __m256 blocked = _mm256_or_ps(_mm256_cmp_ps(value, zero, _CMP_LE_OQ), _mm256_cmp_ps(value, top, _CMP_GE_OQ));
-    problem.bits[i / 8] = static_cast<std::uint8_t>(~_mm256_movemask_ps(blocked));
+    problem.bits[i >> 3] = static_cast<std::uint8_t>(~_mm256_movemask_ps(blocked));
     const auto capped = lanes::choose(_mm256_cmp_ps(value, top, _CMP_GT_OQ), ceiling, input);
     lanes::store(problem.output + i, _mm256_cmp_ps(value, zero, _CMP_NLT_UQ), capped);
 }
@@ -77,7 +78,7 @@ AFTERIMAGE_FORMULA AFTERIMAGE_TARGET_AVX2 void eight(const Backward<T, use_forwa
     __m256 passes = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
     if constexpr (use_forward) {
         const __m256i places = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-        const __m256i bits = _mm256_and_si256(_mm256_set1_epi32(problem.bits[i / 8]), places);
+        const __m256i bits = _mm256_and_si256(_mm256_set1_epi32(problem.bits[i >> 3]), places);
         passes = _mm256_castsi256_ps(_mm256_cmpeq_epi32(bits, places));
     }
     if constexpr (use_gradient)
@@ -92,7 +93,7 @@ AFTERIMAGE_FORMULA AFTERIMAGE_TARGET_AVX512 void sixteen(const Forward<T>& probl
     const __m512 value = lanes::wide(input), top = lanes::wide(ceiling), zero = _mm512_setzero_ps();
     const __mmask16 above = _mm512_cmp_ps_mask(value, zero, _CMP_NLE_UQ);
     const std::uint16_t bits = _mm512_mask_cmp_ps_mask(above, value, top, _CMP_NGE_UQ);
-    std::memcpy(problem.bits + i / 8, &bits, sizeof bits);
+    std::memcpy(problem.bits + (i >> 3), &bits, sizeof bits);
     const auto capped = lanes::choose(_mm512_cmp_ps_mask(value, top, _CMP_GT_OQ), ceiling, input);
     lanes::store(problem.output + i, _mm512_cmp_ps_mask(value, zero, _CMP_NLT_UQ), capped);
 }
@@ -103,20 +104,20 @@ AFTERIMAGE_FORMULA AFTERIMAGE_TARGET_AVX512 void sixteen(const Backward<T, use_f
     typedef Lanes<Avx512, T> lanes;
     const auto gradient = lanes::load(problem.grad_output + i);
     std::uint16_t passes = 0xffff;
-    if constexpr (use_forward) std::memcpy(&passes, problem.bits + i / 8, sizeof passes);
+    if constexpr (use_forward) std::memcpy(&passes, problem.bits + (i >> 3), sizeof passes);
     if constexpr (use_gradient)
         passes = _mm512_mask_cmp_ps_mask(passes, lanes::wide(gradient), _mm512_setzero_ps(), _CMP_NLE_UQ);
     lanes::store(problem.grad_input + i, passes, gradient);
 }
 
 template <class Problem>
-AFTERIMAGE_TARGET_AVX2 void avx2(const Problem& problem, std::int64_t begin, std::int64_t end) {
+AFTERIMAGE_TARGET_AVX2 void avx2(Problem problem, std::int64_t begin, std::int64_t end) {
     for (; begin + 8 <= end; begin += 8) eight(problem, begin);
     bytes<Avx2>(problem, begin, end);
 }
 
 template <class Problem>
-AFTERIMAGE_TARGET_AVX512 void avx512(const Problem& problem, std::int64_t begin, std::int64_t end) {
+AFTERIMAGE_TARGET_AVX512 void avx512(Problem problem, std::int64_t begin, std::int64_t end) {
     for (; begin + 16 <= end; begin += 16) sixteen(problem, begin);
     bytes<Avx512>(problem, begin, end);
 }
@@ -124,7 +125,7 @@ AFTERIMAGE_TARGET_AVX512 void avx512(const Problem& problem, std::int64_t begin,
 
 template <class Problem>
 void run(const Problem& problem, std::int64_t size, int threads) {
-    void (*kernel)(const Problem&, std::int64_t, std::int64_t) = baseline<Problem>;
+    void (*kernel)(Problem, std::int64_t, std::int64_t) = baseline<Problem>;
 #ifdef AFTERIMAGE_X86
     if (isa() >= Isa::avx512) kernel = avx512<Problem>;
     if (isa() == Isa::avx2) kernel = avx2<Problem>;

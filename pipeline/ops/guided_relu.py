@@ -51,7 +51,7 @@ def _forward(input: Tensor, rule: str, upper: float) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("afterimage::guided_relu_", mutates_args=("input",))
 def _forward_in_place(input: Tensor, rule: str, upper: float) -> Tensor:
-    dense = kernels.laid_out(input, torch.empty_like(input))
+    dense = input if input.stride() == _dense_stride(input) else input.clone()
     kernel = _forward_kernel(input, rule)
     if kernel is None:
         bits = _reference_bits(dense, rule, upper)
@@ -132,7 +132,7 @@ class _GuidedReluInPlace(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, rule: str, upper: float) -> Tensor:
         bits = _forward_in_place(input, rule, upper)
         ctx.mark_dirty(input)
-        _keep(ctx, input, bits, torch.empty_like(input, device="meta").stride(), rule)
+        _keep(ctx, input, bits, _dense_stride(input), rule)
         return input
 
     backward = staticmethod(_differentiate)
@@ -174,6 +174,10 @@ def _clamped(input: Tensor, upper: float, inplace: bool = False) -> Tensor:
     if upper == math.inf:
         return torch.relu_(input) if inplace else torch.relu(input)
     return torch.nn.functional.hardtanh(input, 0.0, upper, inplace)
+
+
+def _dense_stride(tensor: Tensor) -> tuple[int, ...]:
+    return torch.empty_like(tensor, device="meta").stride()
 
 
 def _bytes(tensor: Tensor, rule: str) -> int:
