@@ -150,6 +150,13 @@ AFTERIMAGE_LANES void store(bfloat16* to, __mmask16 mask, __m512 value) {
     _mm256_mask_storeu_epi16(to, mask, _mm512_cvtepi32_epi16(kept));
 }
 
+// Asks for what lies twenty vectors on: the processor alone asks too late, of the gradient above all. Streaming stores
+// gain as much here, but leave the gradient out of the cache for who reads it next.
+template <bool to_write, class T>
+AFTERIMAGE_LANES void prefetch(const T* from) {
+    __builtin_prefetch(reinterpret_cast<const char*>(from) + 20 * lanes * sizeof(T), to_write);
+}
+
 // The first `count` lanes.
 AFTERIMAGE_LANES __mmask16 first(std::int64_t count) {
     return static_cast<__mmask16>(count >= lanes ? 0xffff : count <= 0 ? 0 : (1 << count) - 1);
@@ -160,6 +167,7 @@ AFTERIMAGE_LANES __mmask16 first(std::int64_t count) {
 template <class T, Power which, bool anisotropic, bool gradient>
 AFTERIMAGE_LANES void vector(const Row<T>& row, std::int64_t j, __mmask16 inside, __mmask16 neighbors,
                              __mmask16 below, __m512i moved, __m512& before, __m512& sum) {
+    prefetch<false>(row.below + j);
     const __m512 here = load(row.here + j, inside);
     const __m512 dx = _mm512_maskz_sub_ps(neighbors, load(row.here + j + row.step, neighbors), here);
     const __m512 dy = _mm512_maskz_sub_ps(below, load(row.below + j, inside), here);
@@ -175,7 +183,10 @@ AFTERIMAGE_LANES void vector(const Row<T>& row, std::int64_t j, __mmask16 inside
         }
         before = term.across;
         const __m512 result = _mm512_add_ps(_mm512_sub_ps(above, _mm512_add_ps(term.across, term.down)), left);
-        if (row.gradient) store(row.gradient + j, inside, result);
+        if (row.gradient) {
+            prefetch<true>(row.gradient + j);
+            store(row.gradient + j, inside, result);
+        }
     }
 }
 

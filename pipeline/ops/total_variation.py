@@ -155,12 +155,11 @@ def _check(images: Tensor, beta: float, eps: float) -> None:
 
 def _scaled(gradient: Tensor, factors: Tensor) -> Tensor:
     """Return the gradient, which may be overwritten, times one factor per image; without a pass where all are 1."""
-    factors_of_pixels = factors[:, None, None, None]
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(factors) is not Tensor:
-        return (gradient * factors_of_pixels).to(gradient.dtype)
-    if factors.device.type == "cpu" and bool((factors == 1).all()):  # on a GPU, to look is to wait
+        return (gradient * factors[:, None, None, None]).to(gradient.dtype)
+    if factors.device.type == "cpu" and all(factor == 1 for factor in factors.tolist()):  # on a GPU, to look is to wait
         return gradient
-    return gradient.mul_(factors_of_pixels)
+    return gradient.mul_(factors[:, None, None, None])
 
 
 def _arithmetic(images: Tensor) -> torch.dtype:
