@@ -37,8 +37,10 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(TEST) -m "not slow and not browser and not gpu"
 
+# The requirements alone: installing the package with its extras would build the kernels again.
 $(VENV)/extras: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -e '.[browser,lint,bench]'
+	$(BIN)/python preflight.py --requirements browser lint bench > $(VENV)/extras.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt -r $(VENV)/extras.txt
 	touch $@
 
 test-all: $(VENV)/extras sanitize

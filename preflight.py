@@ -71,8 +71,20 @@ def constraints():
     return lines
 
 
+def requirements(extras):
+    """Return what the named extras of pyproject.toml ask for."""
+    import tomllib
+
+    with open("pyproject.toml", "rb") as file:
+        named = tomllib.load(file)["project"]["optional-dependencies"]
+    return [line for extra in extras for line in named[extra]]
+
+
 def main():
-    """Print the pins that apply, or what is missing; exit with 1 if anything is."""
+    """Print the pins that apply, or what extras ask for, or what is missing; exit with 1 if anything is."""
+    if "--requirements" in sys.argv[1:]:
+        print("\n".join(requirements(sys.argv[2:])))
+        return 0
     if "--constraints" in sys.argv[1:]:
         print("\n".join(constraints()))
         return 0

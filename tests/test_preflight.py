@@ -73,3 +73,9 @@ def test_pins_lie_within_the_ranges():
         wanted = Requirement(text)
         (pin,) = pins[wanted.name].specifier
         assert wanted.specifier.contains(pin.version), text
+
+
+def test_requirements_are_those_of_the_extras(preflight, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["preflight.py", "--requirements", "browser", "lint"])
+    assert preflight.main() == 0
+    assert [line.partition(">")[0] for line in capsys.readouterr().out.split()] == ["playwright", "ruff", "mypy"]
