@@ -63,11 +63,11 @@ def missing():
 
 
 def constraints():
-    """Return the pins, without those of torch where one is installed already: that one is kept."""
+    """Return the pins, without those of torch and its CUDA where one is installed already: that one is kept."""
     with open("constraints.txt") as file:
         lines = file.read().splitlines()
     if importlib.util.find_spec("torch") is not None:
-        lines = [line for line in lines if not line.startswith(("torch==", "torchvision=="))]
+        lines = [line for line in lines if not line.startswith(("torch==", "torchvision==", "cuda-toolkit=="))]
     return lines
 
 
