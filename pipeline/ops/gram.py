@@ -45,7 +45,7 @@ def _forward(features: Tensor, center: bool, normalize: str) -> Tensor:
     if kernel is None:
         return reference(features, center, normalize)
     features = _dense(features)
-    output = _forward_fake(features, center, normalize)
+    output: Tensor = _forward_fake(features, center, normalize)
     kernel(features.data_ptr(), output.data_ptr(), *_sizes(features), center, 1 / divisor(features, normalize))
     return output
 
