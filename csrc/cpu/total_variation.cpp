@@ -144,7 +144,7 @@ void run(const Problem<T>& problem, float* values, std::int64_t number, int thre
     parallel(tiles, threads, [&](std::int64_t index) { sums[index] = sum(problem, index); });
     const std::int64_t share = number ? tiles / number : 0;
     for (std::int64_t n = 0; n < number; ++n)
-        values[n] = static_cast<float>(std::accumulate(&sums[0] + n * share, &sums[0] + (n + 1) * share, 0.0));
+        values[n] = static_cast<float>(std::accumulate(sums.data() + n * share, sums.data() + (n + 1) * share, 0.0));
 }
 
 }  // namespace
