@@ -109,7 +109,8 @@ NVCC_OPTIONS = [
 
 def nvccs() -> list[str]:
     """Every nvcc at hand: named by the environment, on the path, or a wheel's in the environment installed into."""
-    named = [os.environ.get("CUDACXX"), shutil.which("nvcc", path=os.environ.get("CUDA_HOME", "") + "/bin")]
+    home = os.environ.get("CUDA_HOME")
+    named = [os.environ.get("CUDACXX"), shutil.which("nvcc", path=f"{home}/bin") if home else None]
     wheels = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin/nvcc"), reverse=True)
     found = [shutil.which(name) for name in (*named, "nvcc", *map(str, wheels)) if name]
     return list(dict.fromkeys(filter(None, found)))
@@ -117,7 +118,10 @@ def nvccs() -> list[str]:
 
 def release(nvcc: str) -> str | None:
     """The CUDA version of an nvcc, None where it does not run."""
-    result = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     match = re.search(r"release (\d+\.\d+)", result.stdout)
     return match and match[1]
 

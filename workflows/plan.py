@@ -24,11 +24,13 @@ from .labels import labels_by_class, labels_for
 from .rows import predicted_size
 from .settings import Settings
 from .shards import committed, read_shard
-from .task import explain
+from .task import explain, pictures_of
 
 DEFAULT_MODEL = "resnet50"
 MANY = 16
 """A method that shows a network more pictures than this for each image is slow."""
+SLOW_SHARD = 32
+"""Images in a slow method's shard at most: what a killed worker loses, and what an interrupt waits for."""
 Say = Callable[[str], None]
 
 
@@ -69,11 +71,14 @@ def plan_run(
     _check_labels(job, table, say)
     divides = new_inputs is table and settings.shard_size is None
     if _is_slow(job, network):
-        # It fills its model calls from one image: no empty slots, and few images between two signs of life.
+        # It fills its model calls from one image: no empty slots, and few images between two commits.
         job = replace(job, batch_size=settings.batch_size or 1)
         if divides:
-            size = manifest.default_shard_size(len(table), step=1)
+            size = min(SLOW_SHARD, manifest.default_shard_size(len(table), step=4))
             table = new_inputs = manifest.divide(manifest.items_of(table), size)
+    elif settings.batch_size is None:
+        # Where a slow method divided the inputs, shards are small: no slot of a batch is to stay empty in all of them.
+        job = replace(job, batch_size=min(job.batch_size, int(np.bincount(table["shard"].to_numpy()).max())))
     shards = {} if settings.mode == "overwrite" else committed(folder / "shards")
     generations = {number: 0 for number in manifest.shards(table) if number not in shards}
     if settings.retry_failed:
@@ -247,18 +252,21 @@ class _Enough(BaseException):
 def _is_slow(job: Job, network: Network) -> bool:
     """Run the method on grey, so that an option that does not fit the model is refused before the work.
 
-    Returns whether it shows the network many pictures for one; it is stopped before they are computed.
+    Returns whether it is one that shows the network many pictures at once for a single image; it is stopped there. One
+    that calls the network over and over on what it was given gains from batches as any other.
     """
     seen = 0
 
-    def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def count(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         nonlocal seen
-        seen += len(inputs[0])
+        given = pictures_of(inputs, named)
+        if len(given) > 1:
+            seen += len(given)
         if seen > MANY:
             raise _Enough
 
     one = replace(job, batch_size=1, device="cpu", target="0" if job.target == "label" else job.target)
-    hook = network.register_forward_pre_hook(count)
+    hook = network.register_forward_pre_hook(count, with_kwargs=True)
     try:
         explain(one, network, None, [np.full((*job.geometry.size, 3), 128, np.uint8)])
     except _Enough:

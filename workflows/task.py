@@ -180,17 +180,23 @@ def _outputs_of(images: Tensor, network: Network) -> Iterator[list[Any]]:
     """Collect what the network returns for `images`: a method may call it on others too, as many as it likes."""
     seen: list[Any] = []
 
-    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        given = inputs[0]
+    def keep(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        given = pictures_of(inputs, named)
         alike = (given.shape, given.dtype, given.device) == (images.shape, images.dtype, images.device)
         if not seen and alike and torch.equal(given, images):
             seen.append(output.detach().clone() if isinstance(output, Tensor) else output)
 
-    hook = network.register_forward_hook(keep)
+    hook = network.register_forward_hook(keep, with_kwargs=True)
     try:
         yield seen
     finally:
         hook.remove()
+
+
+def pictures_of(inputs: Sequence[Any], named: Mapping[str, Any]) -> Tensor:
+    """Return what a call of a network was given, by place or by name."""
+    pictures: Tensor = inputs[0] if inputs else named["images"]
+    return pictures
 
 
 def to_images(pixels: Sequence[np.ndarray | None], job: Job) -> Tensor:

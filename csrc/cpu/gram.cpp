@@ -1,6 +1,7 @@
 #include "cpu/gram.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -91,8 +92,13 @@ class Gram {
         return {first, channels_, channel_stride_, count, position_stride_, shift};
     }
 
+    static std::int64_t scattered(std::int64_t sample, std::int64_t positions) {
+        const double turns = (sample + 0.5) * 0.61803398874989485;
+        return static_cast<std::int64_t>((turns - std::floor(turns)) * positions);
+    }
+
     // The mean of a few positions, so that little is left to correct: subtracting P·m·mᵀ from the plain sums would
-    // cancel where means are large.
+    // cancel where means are large. The golden ratio scatters them: at even distances they could all lie in one column.
     void estimate(std::int64_t task) {
         const std::int64_t samples = std::min<std::int64_t>(16, positions_);
         Block<T> all = block(task / panels_, 0, positions_);
@@ -100,7 +106,7 @@ class Gram {
         for (std::int64_t lane = 0; lane < panel; ++lane) {
             double sum = 0.0;
             for (std::int64_t sample = 0; sample < samples; ++sample)
-                sum += value<Baseline>(all, task % panels_ * panel + lane, (2 * sample + 1) * positions_ / (2 * samples));
+                sum += value<Baseline>(all, task % panels_ * panel + lane, scattered(sample, positions_));
             shift_[task * panel + lane] = samples ? static_cast<float>(sum / samples) : 0.0f;
         }
     }

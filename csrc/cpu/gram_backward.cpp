@@ -36,8 +36,8 @@ struct Problem {
     std::int64_t channel_stride() const { return channels_last ? 1 : positions; }
     std::int64_t position_stride() const { return channels_last ? channels : 1; }
 
-    // Positions in a block, whose tiles take a small part of a second-level cache.
-    std::int64_t depth() const { return std::clamp<std::int64_t>((1 << 16) / (panels() * panel), 128, 1024); }
+    // Positions in a block, whole tiles of 32, which take a small part of a second-level cache.
+    std::int64_t depth() const { return std::clamp<std::int64_t>(2048 / panels() / 32 * 32, 128, 1024); }
     std::int64_t blocks() const { return (positions + depth() - 1) / depth(); }
     std::int64_t matrix_bytes() const { return panels() * panels() * square * 4; }
 };

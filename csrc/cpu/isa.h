@@ -5,7 +5,7 @@
 #define AFTERIMAGE_X86
 #define AFTERIMAGE_TARGET_AVX2 __attribute__((target("avx2,fma")))
 #define AFTERIMAGE_TARGET_AVX512 __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")))
-#if __has_include(<amxbf16intrin.h>)  // GCC 11, Clang 11
+#if __has_include(<amxbf16intrin.h>) || (defined(__clang__) && __has_include(<amxintrin.h>))
 #define AFTERIMAGE_AMX
 #define AFTERIMAGE_TARGET_AMX \
     __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))

@@ -90,7 +90,7 @@ class Pool {
         pthread_sigmask(SIG_SETMASK, &all, &before);
         try {
             for (; size_ < threads; ++size_) std::thread([this] { serve(); }).detach();
-        } catch (const std::system_error&) {
+        } catch (const std::exception&) {
         }
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }

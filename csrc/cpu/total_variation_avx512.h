@@ -10,7 +10,7 @@
 #endif
 #include <immintrin.h>
 
-#define AFTERIMAGE_LANES AFTERIMAGE_TARGET_AVX512 AFTERIMAGE_FORMULA
+#define AFTERIMAGE_INLINE_AVX512 AFTERIMAGE_TARGET_AVX512 AFTERIMAGE_FORMULA
 
 namespace afterimage::cpu::wide {
 
@@ -18,10 +18,10 @@ struct Powers {
     __m512 value, slope;  // t^(β/2) and t^(β/2 - 1), which is 0 at t = 0
 };
 
-AFTERIMAGE_LANES __mmask16 zero_or_infinite(__m512 t) { return _mm512_fpclass_ps_mask(t, 0x1e); }
+AFTERIMAGE_INLINE_AVX512 __mmask16 zero_or_infinite(__m512 t) { return _mm512_fpclass_ps_mask(t, 0x1e); }
 
 // 1/√t from 14 bits by one step of Newton's, relative error 1e-7; NaN at 0 and at infinity.
-AFTERIMAGE_LANES __m512 reciprocal_root(__m512 t) {
+AFTERIMAGE_INLINE_AVX512 __m512 reciprocal_root(__m512 t) {
     const __m512 guess = _mm512_rsqrt14_ps(t);
     const __m512 half = _mm512_mul_ps(guess, _mm512_set1_ps(0.5f));
     const __m512 error = _mm512_fnmadd_ps(_mm512_mul_ps(t, guess), half, _mm512_set1_ps(0.5f));
@@ -33,7 +33,7 @@ struct Fourth {
     __m512 root, guess, error;  // `root` is t guess², near √t
 };
 
-AFTERIMAGE_LANES Fourth fourth(__m512 t) {
+AFTERIMAGE_INLINE_AVX512 Fourth fourth(__m512 t) {
     const __m512 guess = _mm512_rsqrt14_ps(_mm512_mul_ps(t, _mm512_rsqrt14_ps(t)));
     const __m512 square = _mm512_mul_ps(guess, guess), root = _mm512_mul_ps(t, square);
     return {root, guess, _mm512_fnmadd_ps(root, square, _mm512_set1_ps(1.0f))};
@@ -41,7 +41,7 @@ AFTERIMAGE_LANES Fourth fourth(__m512 t) {
 
 // log2 of [1, 2) by a table of 16: the reciprocal of each sixteenth's middle, and the logarithm that belongs to it; but
 // of the first sixteenth's beginning, so that log2(1) is 0. Then -0.0304 < f < 0.0625, error 8e-11 (minimax fit).
-AFTERIMAGE_LANES __m512 logarithm(__m512 mantissa) {
+AFTERIMAGE_INLINE_AVX512 __m512 logarithm(__m512 mantissa) {
     const __m512 reciprocals = _mm512_setr_ps(1.0f, 0.9142857f, 0.8648649f, 0.82051283f, 0.7804878f, 0.74418604f,
                                               0.71111113f, 0.68085104f, 0.6530611f, 0.627451f, 0.6037736f, 0.58181816f,
                                               0.5614035f, 0.5423729f, 0.52459013f, 0.50793654f);
@@ -57,7 +57,7 @@ AFTERIMAGE_LANES __m512 logarithm(__m512 mantissa) {
     return _mm512_fmadd_ps(f, sum, _mm512_permutexvar_ps(index, logarithms));
 }
 
-AFTERIMAGE_LANES __m512 exponential(__m512 r) {
+AFTERIMAGE_INLINE_AVX512 __m512 exponential(__m512 r) {
     __m512 sum = _mm512_fmadd_ps(r, _mm512_set1_ps(0.00015345812f), _mm512_set1_ps(0.0013399931f));
     sum = _mm512_fmadd_ps(r, sum, _mm512_set1_ps(0.009618489f));
     sum = _mm512_fmadd_ps(r, sum, _mm512_set1_ps(0.055503286f));
@@ -67,7 +67,7 @@ AFTERIMAGE_LANES __m512 exponential(__m512 r) {
 }
 
 // t^(β/2 - 1) but for t of 0 and infinity.
-AFTERIMAGE_LANES __m512 power(__m512 t, const Exponent& exponent) {
+AFTERIMAGE_INLINE_AVX512 __m512 power(__m512 t, const Exponent& exponent) {
     const __m512 octave = _mm512_getexp_ps(t);
     const __m512 mantissa = _mm512_getmant_ps(t, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src);
     const __m512 high = _mm512_mul_ps(octave, _mm512_set1_ps(exponent.high));
@@ -81,7 +81,7 @@ AFTERIMAGE_LANES __m512 power(__m512 t, const Exponent& exponent) {
 }
 
 template <Power which>
-AFTERIMAGE_LANES Powers powers(__m512 t, const Exponent& exponent) {
+AFTERIMAGE_INLINE_AVX512 Powers powers(__m512 t, const Exponent& exponent) {
     if constexpr (which == Power::two) {
         return {t, _mm512_set1_ps(1.0f)};
     } else if constexpr (which == Power::four) {
@@ -117,7 +117,7 @@ struct Differential {
 };
 
 template <Power which, bool anisotropic>
-AFTERIMAGE_LANES Differential differential(__m512 dx, __m512 dy, __m512 eps, const Exponent& exponent) {
+AFTERIMAGE_INLINE_AVX512 Differential differential(__m512 dx, __m512 dy, __m512 eps, const Exponent& exponent) {
     const __m512 beta = _mm512_set1_ps(exponent.beta);
     if constexpr (anisotropic) {
         const Powers first = powers<which>(_mm512_fmadd_ps(dx, dx, eps), exponent);
@@ -131,17 +131,17 @@ AFTERIMAGE_LANES Differential differential(__m512 dx, __m512 dy, __m512 eps, con
     }
 }
 
-AFTERIMAGE_LANES __m512 load(const float* from, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, from); }
+AFTERIMAGE_INLINE_AVX512 __m512 load(const float* from, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, from); }
 
-AFTERIMAGE_LANES __m512 load(const bfloat16* from, __mmask16 mask) {
+AFTERIMAGE_INLINE_AVX512 __m512 load(const bfloat16* from, __mmask16 mask) {
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
-AFTERIMAGE_LANES void store(float* to, __mmask16 mask, __m512 value) { _mm512_mask_storeu_ps(to, mask, value); }
+AFTERIMAGE_INLINE_AVX512 void store(float* to, __mmask16 mask, __m512 value) { _mm512_mask_storeu_ps(to, mask, value); }
 
 // To nearest, ties to even; NaN stays NaN.
-AFTERIMAGE_LANES void store(bfloat16* to, __mmask16 mask, __m512 value) {
+AFTERIMAGE_INLINE_AVX512 void store(bfloat16* to, __mmask16 mask, __m512 value) {
     const __m512i bits = _mm512_castps_si512(value);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
@@ -153,19 +153,19 @@ AFTERIMAGE_LANES void store(bfloat16* to, __mmask16 mask, __m512 value) {
 // Asks for what lies twenty vectors on: the processor alone asks too late, of the gradient above all. Streaming stores
 // gain as much here, but leave the gradient out of the cache for who reads it next.
 template <bool to_write, class T>
-AFTERIMAGE_LANES void prefetch(const T* from) {
+AFTERIMAGE_INLINE_AVX512 void prefetch(const T* from) {
     __builtin_prefetch(reinterpret_cast<const char*>(from) + 20 * lanes * sizeof(T), to_write);
 }
 
 // The first `count` lanes.
-AFTERIMAGE_LANES __mmask16 first(std::int64_t count) {
+AFTERIMAGE_INLINE_AVX512 __mmask16 first(std::int64_t count) {
     return static_cast<__mmask16>(count >= lanes ? 0xffff : count <= 0 ? 0 : (1 << count) - 1);
 }
 
 // One vector of a row. Its derivatives to the left are those of the vector before, moved on by `step`: in registers
 // where that is at most a vector, else through memory.
 template <class T, Power which, bool anisotropic, bool gradient>
-AFTERIMAGE_LANES void vector(const Row<T>& row, std::int64_t j, __mmask16 inside, __mmask16 neighbors,
+AFTERIMAGE_INLINE_AVX512 void vector(const Row<T>& row, std::int64_t j, __mmask16 inside, __mmask16 neighbors,
                              __mmask16 below, __m512i moved, __m512& before, __m512& sum) {
     prefetch<false>(row.below + j);
     const __m512 here = load(row.here + j, inside);
@@ -190,7 +190,7 @@ AFTERIMAGE_LANES void vector(const Row<T>& row, std::int64_t j, __mmask16 inside
     }
 }
 
-AFTERIMAGE_LANES void add(__m512 sum, double* sums) {
+AFTERIMAGE_INLINE_AVX512 void add(__m512 sum, double* sums) {
     const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(sum));
     const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(sum, 1));
     _mm512_storeu_pd(sums, _mm512_add_pd(_mm512_loadu_pd(sums), low));
@@ -198,7 +198,7 @@ AFTERIMAGE_LANES void add(__m512 sum, double* sums) {
 }
 
 template <class T, Power which, bool anisotropic, bool gradient>
-AFTERIMAGE_LANES void total_variation_row(const Row<T> row) {  // a copy, which no store can change
+AFTERIMAGE_INLINE_AVX512 void total_variation_row(const Row<T> row) {  // a copy, which no store can change
     for (std::int64_t j = 0; row.step > lanes && j < row.step; j += lanes)
         _mm512_mask_storeu_ps(row.across + j, first(row.step - j), _mm512_setzero_ps());
     const __m512i counting = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);

@@ -23,7 +23,7 @@ struct GramPlan {
 // Depends on the sizes and on whether there are tensor cores, not on the device's size: equal bits on equal devices.
 inline GramPlan gram_plan(std::int64_t images, std::int64_t channels, std::int64_t positions, bool channels_last,
                           bool tensor_cores) {
-    constexpr std::int64_t shortest = 128, longest = 1 << 20, step = 64, chunk = 1024;
+    constexpr std::int64_t shortest = 128, longest = 1 << 13, step = 64, chunk = 1024;
     const int tile = tensor_cores && channels > 64 ? 128 : 64;
     const std::int64_t tiles = ceil_div(channels, tile), pairs = tiles * (tiles + 1) / 2;
     const std::int64_t enough = tile == 128 ? 264 : 528;  // blocks for two or four on each of 132 multiprocessors

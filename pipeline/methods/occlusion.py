@@ -85,7 +85,8 @@ class Occlusion:
         """Refuse, with UsageError, a stride that leaves pixels uncovered."""
         window, stride = Extent.of(self.window), Extent.of(self.stride)
         if stride.height > window.height or stride.width > window.width:
-            raise UsageError(f"stride: expected at most the window, {window}, so that all is covered; got {stride}")
+            expected = f"stride: expected at most the window, {window}, so that all is covered; got {stride}"
+            raise UsageError(f"{expected}; use a smaller stride or a larger window")
 
     def __call__(self, model: nn.Module, images: Tensor, target: Tensor | None = None) -> Heatmap:
         """Return the heatmaps `(N, 1, H, W)`, signed, of images `(N, 3, H, W)` in [0, 1].
@@ -114,6 +115,8 @@ class Occlusion:
     def scores(self, model: nn.Module, images: Tensor, target: Tensor | None = None) -> Scores:
         """Return the scores and the most probable classes by window; takes what the call takes."""
         check_images(images)
+        if not all(images.shape[2:]):
+            raise UsageError(f"images: expected pixels to cover, got shape {tuple(images.shape)}")
         check_subject(target, self.of, self.score)
         grid = Grid(Extent(*images.shape[2:]), Extent.of(self.window), Extent.of(self.stride))
         with frozen(model), torch.no_grad():

@@ -160,7 +160,8 @@ class Neuron:
         self._check(activation)
         if self.y is not None and self.x is not None:
             return activation[:, :, self.y, self.x]
-        return activation.mean((2, 3)) if activation.ndim == 4 else activation
+        wide = torch.promote_types(activation.dtype, torch.float32)  # means that differ little are to differ
+        return activation.mean((2, 3), dtype=wide) if activation.ndim == 4 else activation
 
     def _check(self, activation: Tensor) -> None:
         shape = tuple(activation.shape[1:])

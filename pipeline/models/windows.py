@@ -64,7 +64,8 @@ class Fill:
             fits = self.value in _PICTURED
         else:
             numbers = self.value if isinstance(self.value, tuple) else (self.value,) * 3
-            fits = len(numbers) == 3 and all(isinstance(one, int | float) and 0 <= one <= 1 for one in numbers)
+            real = all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
+            fits = len(numbers) == 3 and real and all(0 <= one <= 1 for one in numbers)
         if not fits:
             raise UsageError(f"{_FILLS}, got {self.value!r}")
 
@@ -123,7 +124,8 @@ class Grid:
     def __post_init__(self) -> None:
         """Check that the window has room in the image. Raises UsageError."""
         if self.window.height > self.size.height or self.window.width > self.size.width:
-            raise UsageError(f"window: expected at most the image's size, {self.size}, got {self.window}")
+            expected = f"window: expected at most the images' size, {self.size}, got {self.window}"
+            raise UsageError(f"{expected}; use a smaller window or larger images")
 
     @property
     def rows(self) -> range:

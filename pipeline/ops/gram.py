@@ -7,7 +7,8 @@ Gatys, Ecker, Bethge, Texture Synthesis Using Convolutional Neural Networks, 201
 
 The kernels compute one triangle and mirror it. With matrix tiles (AMX), a float32 factor is the sum of two bfloat16
 numbers, high + low, of which the product low·low is left out off the diagonal: the error stays below 1e-5 of the
-largest element. Infinite features give NaN there.
+largest element, 2e-5 for fewer than some ten positions. Infinite features give NaN there, and numbers below 1e-38 in the
+low part are lost, which shows for features below 1e-15.
 """
 
 from typing import Any, Literal, get_args
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ..errors import UsageError, nearest
 from . import kernels
+from .arguments import check_tensor, is_dense_float
 
 Normalize = Literal["none", "positions", "elements"]
 _NORMALIZATIONS: tuple[str, ...] = get_args(Normalize)
@@ -25,13 +27,15 @@ _NORMALIZATIONS: tuple[str, ...] = get_args(Normalize)
 def reference(features: Tensor, center: bool, normalize: str) -> Tensor:
     """Return the Gram matrices (N, C, C), in plain torch; float32 at least."""
     maps = _maps(features, center)
-    return maps @ maps.mT / divisor(features, normalize)
+    with torch.autocast(features.device.type, enabled=False):
+        return maps @ maps.mT / divisor(features, normalize)
 
 
 def reference_backward(grad_output: Tensor, features: Tensor, center: bool, normalize: str) -> Tensor:
     """Return the gradient of the features (N, C, H, W), given that of the Gram matrices (N, C, C)."""
     symmetric = (grad_output + grad_output.mT) / divisor(features, normalize)
-    return (symmetric @ _maps(features, center)).reshape(features.shape).to(features.dtype)
+    with torch.autocast(features.device.type, enabled=False):
+        return (symmetric @ _maps(features, center)).reshape(features.shape).to(features.dtype)
 
 
 def _maps(features: Tensor, center: bool) -> Tensor:
@@ -114,11 +118,12 @@ def gram(features: Tensor, center: bool = False, normalize: Normalize = "none") 
 
 def check(features: Tensor, normalize: str) -> None:
     """Raise UsageError unless these are arguments of `gram`."""
-    if features.ndim != 4 or not features.is_floating_point() or features.layout is not torch.strided:
+    check_tensor("gram", "features", features)
+    if features.ndim != 4 or not is_dense_float(features):
         got = f"{features.layout} of {features.dtype} with shape {tuple(features.shape)}"
         raise UsageError(f"features: expected a dense floating-point tensor (N, C, H, W), got {got}")
     if normalize not in _NORMALIZATIONS:
-        expected = f"expected one of {', '.join(_NORMALIZATIONS)}{nearest(normalize, _NORMALIZATIONS)}"
+        expected = f"expected one of {', '.join(_NORMALIZATIONS)}{nearest(str(normalize), _NORMALIZATIONS)}"
         raise UsageError(f"normalize is {normalize!r}, {expected}")
 
 
@@ -134,9 +139,9 @@ def result_type(features: Tensor) -> torch.dtype:
 
 
 def _has_tiles(features: Tensor) -> bool:
-    """Return whether the backward kernel is faster than an ordinary product: on the CPU only with matrix tiles."""
+    """Return whether the CPU has matrix tiles: without them, and on a GPU, torch's product is the backward pass."""
     module = kernels.module("cpu") if features.device.type == "cpu" else None
-    return features.device.type != "cpu" or (module is not None and module.isa() == "amx")
+    return module is not None and module.isa() == "amx"
 
 
 def _channels_last(features: Tensor) -> bool:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import UsageError, nearest
 from . import kernels
+from .arguments import check_tensor, is_dense_float
 
 Rule = Literal["gradient", "deconvnet", "guided"]
 _RULES: tuple[str, ...] = get_args(Rule)
@@ -114,6 +115,7 @@ def _remember(ctx: Any, inputs: tuple[Tensor, str, float], output: tuple[Tensor,
 
 
 def _differentiate(ctx: Any, grad_output: Tensor, grad_bits: None = None) -> tuple[Tensor, None, None]:
+    _placeholder = ctx.saved_tensors  # raises where a graph is gone through again without being retained
     return _backward(grad_output, ctx.bits, ctx.stride, ctx.rule), None, None
 
 
@@ -154,10 +156,13 @@ def guided_relu(input: Tensor, rule: Rule = "guided", upper: float = math.inf, i
     """
     if rule not in _RULES:
         raise UsageError(f"rule is {rule!r}, expected one of {', '.join(_RULES)}{nearest(rule, _RULES)}")
+    if not isinstance(upper, int | float) or isinstance(upper, bool):
+        raise TypeError(f"upper is {upper!r}, expected a number above 0")
     if not upper > 0:
         raise UsageError(f"upper is {upper}, expected a number above 0; infinity is ReLU, 6 is ReLU6")
-    if not input.is_floating_point() or input.layout is not torch.strided:
-        raise UsageError(f"guided_relu takes a dense floating-point tensor, got {input.layout} of {input.dtype}")
+    check_tensor("guided_relu", "input", input)
+    if not is_dense_float(input):
+        raise UsageError(f"input: expected a dense floating-point tensor, got {input.layout} of {input.dtype}")
     if not (input.requires_grad and torch.is_grad_enabled()):
         return _clamped(input, upper, inplace)
     output: Tensor = _GuidedReluInPlace.apply(input, rule, upper) if inplace else _forward(input, rule, upper)[0]

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from . import kernels
+from .arguments import check_tensor, is_dense_float
 
 
 def reference(image: Tensor, windows: Tensor, fill: Tensor) -> Tensor:
@@ -169,15 +170,16 @@ def _layout(images: Tensor) -> torch.memory_format:
 def _on(images: Tensor, windows: Tensor) -> Tensor:
     """Return the windows, dense, on the device of `images`; they go there from pinned memory, without waiting."""
     if windows.device != images.device:
-        windows = windows.pin_memory().to(images.device, non_blocking=True)
+        # A copy, where they are pinned already: the caller may change them before they have gone over.
+        pinned = windows.clone() if windows.is_pinned() else windows
+        windows = pinned.pin_memory().to(images.device, non_blocking=True)
     return windows.contiguous()
 
 
 def _check_tensors(image: Tensor, windows: Tensor) -> None:
     for name, tensor in (("image", image), ("windows", windows)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} is a {type(tensor).__name__}, expected a tensor")
-    if image.ndim != 3 or not image.is_floating_point() or image.layout is not torch.strided:
+        check_tensor("occlude", name, tensor)
+    if image.ndim != 3 or not is_dense_float(image):
         raise UsageError(f"image is {_described(image)}, expected a dense floating-point tensor (C, H, W)")
     if windows.ndim != 2 or windows.shape[1] != 4 or windows.dtype != torch.int64:
         raise UsageError(f"windows is {_described(windows)}, expected int64 (B, 4), rows y0, x0, y1, x1")
@@ -197,7 +199,7 @@ def _check_fill(fill: Tensor, image: Tensor) -> None:
 def _number(fill: object, dtype: torch.dtype) -> float:
     if isinstance(fill, bool) or not isinstance(fill, int | float):
         raise TypeError(f"fill is a {type(fill).__name__}, expected a number or a tensor")
-    if not math.isfinite(fill) or abs(fill) > torch.finfo(dtype).max:
+    if not abs(fill) <= torch.finfo(dtype).max:  # NaN and infinity too
         raise UsageError(f"fill is {fill}, expected a number that is finite in {dtype}")
     return float(fill)
 
@@ -205,7 +207,7 @@ def _number(fill: object, dtype: torch.dtype) -> float:
 def _check_values(image: Tensor, windows: Tensor, fill: Tensor) -> None:
     """Check what stands in the CPU's memory."""
     if fill.device.type == "cpu" and fill.numel() and not all(map(math.isfinite, torch.aminmax(fill))):
-        raise UsageError("fill holds NaN or infinity, expected finite values")
+        raise UsageError(f"fill: expected finite values, {int((~fill.isfinite()).sum())} are NaN or infinite")
     height, width = image.shape[1:]
     for row, (y0, x0, y1, x1) in enumerate(windows.tolist() if windows.device.type == "cpu" else ()):
         if not (0 <= y0 <= y1 <= height and 0 <= x0 <= x1 <= width):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from .arguments import check_tensor, is_dense_float
 from .gram import Normalize, check, result_type
 from .gram import reference as gram_reference
 
@@ -26,7 +27,25 @@ def reference(features: Tensor, target: Tensor, center: bool, normalize: str) ->
 def _forward(features: Tensor, target: Tensor, center: bool, normalize: str) -> tuple[Tensor, Tensor]:
     difference = torch.ops.afterimage.gram(features, center, normalize).sub_(target)
     flat = difference.flatten(1)
-    return torch.linalg.vecdot(flat, flat), difference
+    return (flat * flat).sum(1), difference
+
+
+@torch.library.custom_op("afterimage::style_loss_target_backward", mutates_args=())
+def _target_backward(grad_output: Tensor, difference: Tensor, shared: bool) -> Tensor:
+    return _target_gradient(grad_output, difference, shared)
+
+
+@_target_backward.register_fake
+def _target_gradient(grad_output: Tensor, difference: Tensor, shared: bool) -> Tensor:
+    grad_target = difference * (-2 * grad_output[:, None, None])
+    return grad_target.sum(0) if shared else grad_target
+
+
+def _refuse(ctx: Any, grad: Tensor) -> None:
+    raise UsageError("style_loss has a first derivative only, a second was asked for; use torch's own product for that")
+
+
+_target_backward.register_autograd(_refuse)
 
 
 @_forward.register_fake
@@ -44,12 +63,12 @@ def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, bool, str], output: tuple[
 
 def _differentiate(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
     features, difference = ctx.saved_tensors
-    grad_gram = difference * (2 * grad_output[:, None, None])
     grad_features = grad_target = None
     if ctx.needs_input_grad[0]:
+        grad_gram = difference * (2 * grad_output[:, None, None])
         grad_features = torch.ops.afterimage.gram_backward(grad_gram, features, ctx.center, ctx.normalize)
     if ctx.needs_input_grad[1]:
-        grad_target = -(grad_gram.sum(0) if ctx.shared else grad_gram)
+        grad_target = _target_backward(grad_output, difference, ctx.shared)
     return grad_features, grad_target, None, None
 
 
@@ -73,8 +92,9 @@ def style_loss(features: Tensor, target: Tensor, center: bool = False, normalize
     """
     check(features, normalize)
     images, channels = features.shape[:2]
+    check_tensor("style_loss", "target", target)
     expected = ((channels, channels), (images, channels, channels))
-    if target.shape not in expected or not target.is_floating_point() or target.device != features.device:
+    if target.shape not in expected or not is_dense_float(target) or target.device != features.device:
         got = f"{target.dtype} of {tuple(target.shape)} on {target.device}"
         wanted = f"{expected[0]} or {expected[1]} on {features.device}"
         raise UsageError(f"target: expected a floating-point tensor {wanted}, got {got}")

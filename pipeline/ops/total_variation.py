@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from . import kernels
+from .arguments import check_tensor, is_dense_float
 
 
 def reference(images: Tensor, beta: float, eps: float, anisotropic: bool) -> tuple[Tensor, Tensor]:
@@ -142,12 +143,13 @@ def total_variation_with_gradient(
 
 
 def _check(images: Tensor, beta: float, eps: float) -> None:
+    check_tensor("total_variation", "images", images)
     if images.ndim != 4:
         raise UsageError(f"images have shape {tuple(images.shape)}, expected (N, C, H, W)")
-    if not images.is_floating_point() or images.layout is not torch.strided:
+    if not is_dense_float(images):
         raise UsageError(f"images are {images.layout} of {images.dtype}, expected a dense floating-point tensor")
     for name, number, least in (("beta", beta, 1), ("eps", eps, 0)):
-        if not isinstance(number, int | float):
+        if not isinstance(number, int | float) or isinstance(number, bool):
             raise TypeError(f"{name} is {number!r}, expected a number")
         if not least <= number < math.inf:
             raise UsageError(f"{name} is {number}, expected a finite number of at least {least}")

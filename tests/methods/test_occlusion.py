@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import afterimage
 from afterimage import Occlusion, UsageError
 from afterimage.methods import occlusion
-from afterimage.models.layers import Neuron
+from afterimage.models.layers import Neuron, activations
 from afterimage.models.windows import Extent, Fill, blurred
 from afterimage.registry import method
 from afterimage.workflows.cli import command_of
@@ -296,6 +296,17 @@ def test_half_precision_falls_are_in_float32():
     found = Occlusion(8, 4)(copy.deepcopy(model).bfloat16(), images.bfloat16(), TARGET % 5)
     assert found.dtype == torch.float32
     assert found.isfinite().all()
+
+
+def test_means_of_half_precision_maps_are_not_rounded():
+    model, images = mixed().bfloat16(), pictures(1, 16)
+    neuron = Neuron("convolutions.3", 2)
+    activation = activations(model, images, [neuron.layer])[neuron.layer]
+    assert activation.dtype == torch.bfloat16
+    expected = activation[:, 2].double().mean((1, 2))
+    torch.testing.assert_close(neuron.read(activation).double(), expected, rtol=1e-6, atol=0)
+    # bfloat16 means near one value would leave a handful of steps
+    assert len(Occlusion(4, 2, of=neuron).scores(model, images).falls.unique()) > 30
 
 
 def test_empty_and_single_pixel_images():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from afterimage.errors import UsageError
 from afterimage.ops import gram, kernels
-from afterimage.ops.gram import reference
+from afterimage.ops.gram import reference, reference_backward
 
 from . import checks
 from .checks import bit_equal, random
@@ -30,7 +30,8 @@ import torch
 from afterimage.ops import gram, kernels
 torch.manual_seed(0)
 worst, same = {True: 0.0, False: 0.0}, True
-large, small = [(2, 64, 64, 64), (1, 100, 24, 24)], [(1, 3, 50, 51), (2, 33, 9, 13), (1, 17, 65, 67), (1, 40, 1, 2)]
+large = [(2, 64, 64, 64), (1, 100, 24, 24), (1, 96, 26, 27), (1, 200, 28, 28)]
+small = [(1, 3, 50, 51), (2, 33, 9, 13), (1, 17, 65, 67), (1, 40, 1, 2)]
 for shape in large + small + [(1, 1, 1, 1)]:
     for make in (torch.randn, lambda *s: torch.randn(*s).relu(), lambda *s: torch.randn(*s) + 3):
         for layout in (torch.contiguous_format, torch.channels_last):
@@ -141,6 +142,32 @@ def test_centering_survives_a_misleading_sample() -> None:
     features[..., ::2] = 0  # half of the positions are far from the mean of any few
     exact = gram(features, center=True)
     assert (gram(features.float(), center=True) - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
+def test_centering_survives_a_border_unlike_the_rest() -> None:
+    for size in (64, 96, 128):  # where samples at even distances would all lie in one column
+        features = 30 + random(1, 32, size, size)
+        features[..., 0] = 0
+        exact = gram(features, center=True)
+        error = (gram(features.float(), center=True) - exact).abs().max() / exact.abs().max()
+        assert error < 1e-5
+
+
+@pytest.mark.parametrize("channels", [96, 160, 200, 288, 384, 480])
+def test_backward_in_a_fresh_thread_stays_in_its_workspace(channels: int) -> None:
+    features, grad_output = random(1, channels, 28, 29).float(), random(1, channels, channels, seed=1).float()
+    with ThreadPoolExecutor(1) as pool:  # one whose workspace no forward pass has made large
+        ours = pool.submit(torch.ops.afterimage.gram_backward, grad_output, features, False, "none").result()
+    expected = reference_backward(grad_output.double(), features.double(), False, "none")
+    assert (ours - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_autocast_changes_nothing() -> None:
+    features = random(1, 8, 6, 5).float().requires_grad_()
+    for maps in (features, features.half(), features.double()):
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = gram(maps)
+        assert bit_equal(inside, gram(maps))
 
 
 def test_gradient_keeps_layout_and_type() -> None:

@@ -118,6 +118,20 @@ def test_wrong_arguments_raise(arguments: tuple[Any, ...], message: str) -> None
         style_loss(*arguments)
 
 
+def test_a_second_derivative_by_the_target_is_refused_too() -> None:
+    features, target = random(1, 3, 4, 5).requires_grad_(), random(3, 3).requires_grad_()
+    (grad_target,) = torch.autograd.grad(style_loss(features, target).sum(), target, create_graph=True)
+    with pytest.raises(UsageError, match="first derivative only"):
+        torch.autograd.backward(grad_target.sum())
+
+
+def test_autocast_changes_nothing() -> None:
+    features, target = random(1, 8, 6, 5).float(), random(8, 8).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = style_loss(features, target)
+    assert inside.equal(style_loss(features, target))
+
+
 def test_second_derivatives_are_refused() -> None:
     features = random(1, 3, 4, 4).requires_grad_()
     loss = style_loss(features, target_of(features, True))

@@ -154,15 +154,18 @@ def test_a_slow_method_works_image_by_image(module, inputs, tmp_path):
     local("occlusion", inputs, tmp_path / "slow", model=module, **SMALL)
     local("occlusion", inputs, tmp_path / "both", model=module, batch_size=4, shard_size=3, **SMALL)
     local("occlusion", inputs, tmp_path / "fast", model=module, **SMALL)  # in a folder whose shards are frozen
+    local("saliency", inputs, tmp_path / "slow", model=module, device="cpu")
     found = {}
-    for out, job in (("fast", "saliency"), ("slow", "occlusion"), ("both", "occlusion"), ("fast", "occlusion")):
+    jobs = (("fast", "saliency"), ("slow", "occlusion"), ("both", "occlusion"), ("fast", "occlusion"))
+    for out, job in (*jobs, ("slow", "saliency")):
         config = json.loads((tmp_path / out / job / "run.json").read_text())["config"]
         found[out, job] = config["batch_size"], len(files_of(tmp_path / out, job))
     assert found == {
         ("fast", "saliency"): (4, 1),
-        ("slow", "occlusion"): (1, 5),
+        ("slow", "occlusion"): (1, 2),  # shards of four
         ("both", "occlusion"): (4, 2),
         ("fast", "occlusion"): (1, 1),
+        ("slow", "saliency"): (4, 2),  # no empty slots but in the last shard
     }
 
 

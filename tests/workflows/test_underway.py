@@ -33,6 +33,14 @@ def test_what_a_killed_worker_left_is_forgotten(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["00006.g0.commit.json"]
 
 
+def test_an_attempt_does_not_count_what_a_killed_one_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(underway, "SECONDS_BETWEEN_WRITES", 0.0)
+    (tmp_path / ".00007.underway").write_bytes(bytes(5))
+    with telling(tmp_path, 7) as tell:
+        tell(1)
+        assert images_under_way(tmp_path) == 1
+
+
 def test_lines_count_shards_under_way_and_take_nothing_back(capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     lines = Lines(40, {"ok": 10})
