@@ -92,6 +92,15 @@ class Gram {
         return {first, channels_, channel_stride_, count, position_stride_, shift};
     }
 
+    // A bfloat16: rectified features hold many zeros, and what the tiles round off at one would add up over all.
+    static float coarse(float value) {
+        std::uint32_t bits;
+        std::memcpy(&bits, &value, sizeof bits);
+        bits &= 0xffff0000u;
+        std::memcpy(&value, &bits, sizeof value);
+        return value;
+    }
+
     static std::int64_t scattered(std::int64_t sample, std::int64_t positions) {
         const double turns = (sample + 0.5) * 0.61803398874989485;
         return static_cast<std::int64_t>((turns - std::floor(turns)) * positions);
@@ -107,7 +116,7 @@ class Gram {
             double sum = 0.0;
             for (std::int64_t sample = 0; sample < samples; ++sample)
                 sum += value<Baseline>(all, task % panels_ * panel + lane, scattered(sample, positions_));
-            shift_[task * panel + lane] = samples ? static_cast<float>(sum / samples) : 0.0f;
+            shift_[task * panel + lane] = samples ? coarse(static_cast<float>(sum / samples)) : 0.0f;
         }
     }
 

@@ -7,8 +7,8 @@ Gatys, Ecker, Bethge, Texture Synthesis Using Convolutional Neural Networks, 201
 
 The kernels compute one triangle and mirror it. With matrix tiles (AMX), a float32 factor is the sum of two bfloat16
 numbers, high + low, of which the product low·low is left out off the diagonal: the error stays below 1e-5 of the
-largest element, 2e-5 for fewer than some ten positions. Infinite features give NaN there, and numbers below 1e-38 in the
-low part are lost, which shows for features below 1e-15.
+largest element, 2e-5 for fewer than some ten positions. Infinite features give NaN there, and low parts under 1e-38 are
+lost, which shows for features below 1e-15.
 """
 
 from typing import Any, Literal, get_args

@@ -31,14 +31,15 @@ def _forward(features: Tensor, target: Tensor, center: bool, normalize: str) -> 
 
 
 @torch.library.custom_op("afterimage::style_loss_target_backward", mutates_args=())
-def _target_backward(grad_output: Tensor, difference: Tensor, shared: bool) -> Tensor:
-    return _target_gradient(grad_output, difference, shared)
+def _target_backward(grad_output: Tensor, difference: Tensor, target: Tensor) -> Tensor:
+    return _target_gradient(grad_output, difference, target)
 
 
 @_target_backward.register_fake
-def _target_gradient(grad_output: Tensor, difference: Tensor, shared: bool) -> Tensor:
+def _target_gradient(grad_output: Tensor, difference: Tensor, target: Tensor) -> Tensor:
+    """Return the target's gradient; the target itself stands for what it depends on, so that a second is refused."""
     grad_target = difference * (-2 * grad_output[:, None, None])
-    return grad_target.sum(0) if shared else grad_target
+    return grad_target.sum(0) if target.ndim == 2 else grad_target
 
 
 def _refuse(ctx: Any, grad: Tensor) -> None:
@@ -56,19 +57,18 @@ def _forward_fake(features: Tensor, target: Tensor, center: bool, normalize: str
 
 def _remember(ctx: Any, inputs: tuple[Tensor, Tensor, bool, str], output: tuple[Tensor, Tensor]) -> None:
     features, target, ctx.center, ctx.normalize = inputs
-    ctx.shared = target.ndim == 2
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(features, output[1])
+    ctx.save_for_backward(features, output[1], target if target.requires_grad else None)
 
 
 def _differentiate(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-    features, difference = ctx.saved_tensors
+    features, difference, target = ctx.saved_tensors
     grad_features = grad_target = None
     if ctx.needs_input_grad[0]:
         grad_gram = difference * (2 * grad_output[:, None, None])
         grad_features = torch.ops.afterimage.gram_backward(grad_gram, features, ctx.center, ctx.normalize)
     if ctx.needs_input_grad[1]:
-        grad_target = _target_backward(grad_output, difference, ctx.shared)
+        grad_target = _target_backward(grad_output, difference, target)
     return grad_features, grad_target, None, None
 
 

@@ -299,7 +299,7 @@ def test_half_precision_falls_are_in_float32():
 
 
 def test_means_of_half_precision_maps_are_not_rounded():
-    model, images = mixed().bfloat16(), pictures(1, 16)
+    model, images = mixed().bfloat16(), pictures(1, 16).bfloat16()
     neuron = Neuron("convolutions.3", 2)
     activation = activations(model, images, [neuron.layer])[neuron.layer]
     assert activation.dtype == torch.bfloat16
@@ -359,7 +359,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 
 def test_refuses_what_it_cannot_explain():
     model, images = mixed(), pictures(2, 16)
-    with pytest.raises(UsageError, match="window: expected at most the image's size, 16, got 17x16"):
+    with pytest.raises(UsageError, match="window: expected at most the images' size, 16, got 17x16"):
         Occlusion((17, 16))(model, images)
     with pytest.raises(UsageError, match="classes 0 to 4, got 5 to 5"):
         Occlusion(8, 8)(model, images, torch.tensor([5, 5]))

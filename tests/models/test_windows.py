@@ -85,7 +85,7 @@ def test_windows_begin_at_multiples_of_the_stride_and_the_last_is_clipped():
 def test_windows_cover_all_and_are_no_more_than_needed(size, window):
     window = Extent.of(window)
     if window.height > size[0] or window.width > size[1]:
-        with pytest.raises(UsageError, match=rf"at most the image's size, {Extent.of(size)}, got {window}"):
+        with pytest.raises(UsageError, match=rf"at most the images' size, {Extent.of(size)}, got {window}"):
             grid(size, window, 1)
         return
     for stride in {(1, 1), (max(1, window.height // 2), window.width)}:
