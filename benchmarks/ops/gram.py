@@ -35,7 +35,7 @@ def rows(device: Device, quick: bool) -> Iterator[Row]:
 def _shapes(quick: bool, sides: tuple[int, ...]) -> list[list[int]]:
     """Each shape once: relu5_1 of an image of 1024² has that of relu4_1 of one of 512²."""
     shapes = (
-        (images, channels // 16 if quick else channels, image // stride, image // stride)
+        (images, channels // 2 if quick else channels, image // stride, image // stride)
         for images in ((1, 2) if quick else (1, 8))
         for image in ((32,) if quick else sides)
         for channels, stride in STYLE_LAYERS
