@@ -32,7 +32,8 @@ def _forward(features: Tensor, target: Tensor, center: bool, normalize: str) -> 
 
 @torch.library.custom_op("afterimage::style_loss_target_backward", mutates_args=())
 def _target_backward(grad_output: Tensor, difference: Tensor, target: Tensor) -> Tensor:
-    return _target_gradient(grad_output, difference, target)
+    grad_target: Tensor = _target_gradient(grad_output, difference, target)
+    return grad_target
 
 
 @_target_backward.register_fake
