@@ -28,15 +28,23 @@ class Kind:
     channels: int = 0
 
 
-# What a call returns: one map per image.
+# What a call returns: one map or one picture per item.
 Heatmap = Annotated[Tensor, Kind("heatmap", 1)]
 """`(N, 1, H, W)`, signed until it is drawn."""
 Gradient = Annotated[Tensor, Kind("gradient", 3)]
 """`(N, 3, H, W)`, signed."""
+Image = Annotated[Tensor, Kind("image", 3)]
+"""`(N, 3, h, w)` in [0, 1]; its size may differ from the input's."""
 
-# What `details` returns beside the map.
+# What `details` returns beside that.
 Values = Annotated[Tensor, Kind("values")]
 """`(N,)` floating point."""
+Curve = Annotated[Tensor, Kind("curve")]
+"""`(N, T)` floating point: a value per step, NaN after the image's last."""
+Diverged = Annotated[Tensor, Kind("diverged")]
+"""`(N,)` bool: whether the image's loss ceased to be finite, so that its result is the last finite picture."""
+Classes = Annotated[Tensor, Kind("class")]
+"""`(N,)` int64: a class's index."""
 Boxes = Annotated[Tensor, Kind("boxes")]
 """`(N, 4)` int64: y0, x0, y1, x1, half open, in network-input pixels."""
 ClassGrid = Annotated[Tensor, Kind("class_grid")]
@@ -44,12 +52,21 @@ ClassGrid = Annotated[Tensor, Kind("class_grid")]
 Images = Annotated[Tensor, Kind("images", 3)]
 """`(N, 3, H, W)` in [0, 1]."""
 
-RESULTS = ("heatmap", "gradient")
+RESULTS = ("heatmap", "gradient", "image")
+DETAILS = ("values", "curve", "diverged", "class", "boxes", "class_grid", "images")
+
+Progress = Callable[[int, int], None]
+"""What a method that works for long tells while it does: steps done, steps in all."""
+
+# What the parameters of a call are named by: the picture of each item, and pictures that all items share.
+PICTURES = ("images", "content")
+NAMED_PICTURES = ("style", "guide", "mask", "start")
+Fit = Literal["preset", "squash", "pad", "inside", "none"]
 
 
 @dataclass(frozen=True)
 class Detail:
-    """A field of what a method's `details` returns beside its map: the field's name and its kind."""
+    """A field of what a method's `details` returns beside its result: the field's name and its kind."""
 
     name: str
     kind: Kind
@@ -76,6 +93,19 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Defaults:
+    """What a method's runs default to: a network's name, a second name for `--model`, and how pictures become input.
+
+    `size` is the side to which `fit` "inside" brings a picture's longer one.
+    """
+
+    network: str = "resnet50"
+    network_flag: str | None = None
+    fit: Fit = "preset"
+    size: int | None = None
+
+
+@dataclass(frozen=True)
 class Method:
     """A registered method: what it is called, what it takes and what it gives."""
 
@@ -84,6 +114,22 @@ class Method:
     inputs: tuple[str, ...]
     result: Kind
     details: tuple[Detail, ...] = ()
+    defaults: Defaults = Defaults()
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether the result is a picture, and no map of one."""
+        return self.result.name == "image"
+
+    @property
+    def generates(self) -> bool:
+        """Whether the call takes no picture per item: its items are classes or neurons."""
+        return not set(PICTURES) & set(self.inputs)
+
+    @property
+    def named_pictures(self) -> tuple[str, ...]:
+        """The parameters of the call that take pictures which all items share."""
+        return tuple(name for name in NAMED_PICTURES if name in self.inputs)
 
     @property
     def options(self) -> tuple[Option, ...]:
@@ -117,12 +163,28 @@ def options_of(cls: type[Any]) -> tuple[Option, ...]:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(option,))
-def register(cls: type[Any] | None = None, *, verb: str | None = None) -> Any:
+def register(
+    cls: type[Any] | None = None,
+    *,
+    verb: str | None = None,
+    network: str = "resnet50",
+    network_flag: str | None = None,
+    fit: Fit = "preset",
+    size: int | None = None,
+) -> Any:
     """Make a class a method: a frozen dataclass whose options are checked, under `verb` or its module's name.
 
-    A `__post_init__` of the class runs after that check. A method may have `details`, which takes what the call takes
-    and returns a NamedTuple: first the call's own result, then what else it knows of each image (`Values`, `Boxes`,
-    `ClassGrid`, `Images`; a field annotated `… | None` may be None).
+    The call's parameters say what it needs: `images` or `content` (the items' pictures), `target` (classes, or None),
+    `seeds` (`(N,)` int64 on the CPU), `progress` (a `Progress` or None), and pictures that all items share: `style`
+    (a sequence of `(1, 3, h, w)`, with `weights`, a number for each), `guide`, `start` `(1, 3, h, w)`, `mask`
+    `(1, 1, h, w)`. The remaining arguments are the `Defaults` of its runs.
+
+    A `__post_init__` of the class runs after the check of the options. A method may have
+
+    - `details`, which takes what the call takes and returns a NamedTuple: first the call's own result, then what else
+      it knows of each image (`Values`, `Curve`, … as above; a field annotated `… | None` may be None);
+    - `check`, which takes what the call takes, and refuses what does not fit without doing the work;
+    - a property `uses_network`: False where its options leave the network unused, so that none is loaded.
 
     Raises ValueError for a verb that is taken and TypeError for a class that does not say what its call or its details
     return or what an option is for.
@@ -145,7 +207,9 @@ def register(cls: type[Any] | None = None, *, verb: str | None = None) -> Any:
         if undocumented:
             raise TypeError(f"{cls.__qualname__}: expected option(default, help) for {', '.join(undocumented)}")
         inputs = tuple(inspect.signature(method.__call__).parameters)[2:]
-        _registered[name] = Method(name, method, inputs, _result(method), _details(method))
+        _same_parameters(method, "check")
+        defaults = Defaults(network, network_flag, fit, size)
+        _registered[name] = Method(name, method, inputs, _result(method), _details(method), defaults)
         return method
 
     return declare if cls is None else declare(cls)
@@ -157,18 +221,27 @@ def _result(cls: type[Any]) -> Kind:
     kind = _kind(hint)
     if kind is None or kind.name not in RESULTS:
         came = "nothing" if hint is None else getattr(hint, "__name__", hint)
-        raise TypeError(f"{cls.__qualname__}.__call__: expected it annotated to return Heatmap or Gradient, got {came}")
+        expected = "expected it annotated to return Heatmap, Gradient or Image"
+        raise TypeError(f"{cls.__qualname__}.__call__: {expected}, got {came}")
     return kind
 
 
+def _same_parameters(cls: type[Any], name: str) -> None:
+    """Raise TypeError where a method's function of that name does not take what its call takes."""
+    if not hasattr(cls, name):
+        return
+    takes, expected = (tuple(inspect.signature(call).parameters) for call in (getattr(cls, name), cls.__call__))
+    if takes != expected:
+        where = f"{cls.__qualname__}.{name}"
+        raise TypeError(f"{where}: expected the call's parameters {', '.join(expected)}, got {', '.join(takes)}")
+
+
 def _details(cls: type[Any]) -> tuple[Detail, ...]:
-    """Return what a method's `details` is annotated to return beside the map; nothing where it has none."""
+    """Return what a method's `details` is annotated to return beside its result; nothing where it has none."""
     if not hasattr(cls, "details"):
         return ()
+    _same_parameters(cls, "details")
     where = f"{cls.__qualname__}.details"
-    takes, expected = (tuple(inspect.signature(call).parameters) for call in (cls.details, cls.__call__))
-    if takes != expected:
-        raise TypeError(f"{where}: expected the call's parameters {', '.join(expected)}, got {', '.join(takes)}")
     returned = get_type_hints(cls.details, include_extras=True).get("return")
     fields = tuple(getattr(returned, "_fields", ()))
     hints = get_type_hints(returned, include_extras=True) if fields else {}
@@ -179,9 +252,10 @@ def _details(cls: type[Any]) -> tuple[Detail, ...]:
 
 def _detail(where: str, name: str, hint: Any) -> Detail:
     kind = _kind(hint)
-    if kind is None or kind.name in RESULTS:
+    if kind is None or kind.name not in DETAILS:
         came = getattr(hint, "__name__", hint)
-        raise TypeError(f"{where}: expected {name!r} to be Values, Boxes, ClassGrid or Images, got {came}")
+        kinds = "Values, Curve, Diverged, Classes, Boxes, ClassGrid or Images"
+        raise TypeError(f"{where}: expected {name!r} to be {kinds}, got {came}")
     return Detail(name, kind)
 
 

@@ -210,7 +210,7 @@ def test_a_method_has_to_say_what_it_returns_and_takes(registry):
     def unkind(self, model, images) -> Tensor: ...
 
     for call, came in [(silent, "nothing"), (unkind, "Tensor")]:
-        with pytest.raises(TypeError, match=f"expected it annotated to return Heatmap or Gradient, got {came}"):
+        with pytest.raises(TypeError, match=f"expected it annotated to return Heatmap, Gradient or Image, got {came}"):
             registry.register(type("Odd", (), {"__call__": call}), verb="odd")
     undocumented = {"__call__": METHODS[-1].cls.__call__, "__annotations__": {"a": int}, "a": 3}
     with pytest.raises(TypeError, match=r"Odd: expected option\(default, help\) for a"):
@@ -252,7 +252,7 @@ def test_what_details_give_is_known_without_running_them(registry):
         (
             NamedTuple("Bare", [("heatmap", registered.Heatmap), ("fall", Tensor)]),
             "self, model, images, target=None",
-            "expected 'fall' to be Values, Boxes, ClassGrid or Images, got Tensor",
+            "expected 'fall' to be Values, Curve, Diverged, Classes, Boxes, ClassGrid or Images, got Tensor",
         ),
         (
             NamedTuple("Twice", [("heatmap", registered.Heatmap), ("more", registered.Gradient)]),
