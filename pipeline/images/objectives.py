@@ -160,7 +160,7 @@ def style(
 ) -> Objective:
     """‖G − Ĝ‖² / (4 C²), G the Gram matrix of a layer's C channels; `target` is Ĝ `(C, C)`, or `(N, C, C)` of the run.
 
-    With Gram matrices over positions this is E_l of Gatys et al. 2015 for pictures of equal size, and compares them still
+    With Gram matrices over positions this is E_l of Gatys et al. 2015 for pictures of equal size, and serves as well
     where sizes differ. `mask` `(N or 1, 1, H, W)` weighs positions of the painted image, averaged to the layer's.
     """
     wide = _wide(target.detach())
