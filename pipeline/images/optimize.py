@@ -31,7 +31,7 @@ class Result(NamedTuple):
     images: Tensor
     """`(N, 3, H, W)` in [0, 1]; of a diverged one the last whose objective was finite."""
     loss: Tensor
-    """`(N,)`: the objective at `images`, without transforms."""
+    """`(N,)`: the objective at `images`, without transforms; of a diverged one the last that was finite."""
     losses: Tensor
     """`(N, steps)`: the objective at each step, NaN after an image's end."""
     steps: Tensor
@@ -264,7 +264,8 @@ class _Course:
                 shown = transform(shown, self.seeds[rows], self.state.told, stream)
             seen = Seen(images, activations(task.model, shown, task.layers) if task.layers else {}, rows)
             values = task.objective(seen)
-            (gradients,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+            depends = values.requires_grad
+            gradients = torch.autograd.grad(values.sum(), leaf, allow_unused=True)[0] if depends else None
         if gradients is None:
             raise UsageError(f"objective: expected one that depends on the images, got {task.objective.name!r}")
         with torch.no_grad():
@@ -308,10 +309,11 @@ class _Course:
         layers = self.task.objective.layers
         found = activations(self.task.model, images, layers) if layers else {}
         values = self.task.objective(Seen(images, found, self.members)).cpu()
-        lost = ~values.isfinite() & ~self.result.diverged[self.members]
+        infinite = ~values.isfinite()
+        lost = infinite & ~self.result.diverged[self.members]
         self.result.images[there[lost.to(there.device)]] = self.before[lost.to(there.device)]
         self.result.diverged[self.members[lost]] = True
-        self.result.loss[self.members] = torch.where(lost, self.losses, values.to(self.losses.dtype))
+        self.result.loss[self.members] = torch.where(infinite, self.losses, values.to(self.losses.dtype))
 
     @torch.no_grad()
     def _painted(self, parameters: Tensor) -> Tensor:

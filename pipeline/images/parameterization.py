@@ -50,6 +50,8 @@ class Fourier:
 
     def parameters(self, images: Tensor) -> Tensor:
         """Return the coefficients `(N, 3, H, W // 2 + 1, 2)` of images, which are clipped to a little within [0, 1]."""
+        if not len(images):
+            return images.new_empty(0, 3, images.shape[2], images.shape[3] // 2 + 1, 2)
         values = images.clamp(EDGE, 1 - EDGE).logit()
         if self.decorrelate:
             values = _mixed_colors(values, torch.linalg.inv(_colors(values)))
@@ -58,6 +60,8 @@ class Fourier:
 
     def images(self, parameters: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the images of coefficients."""
+        if not len(parameters):  # MKL fails on an empty batch
+            return parameters.new_empty(0, 3, *size)
         spectrum = torch.view_as_complex(parameters.contiguous()) * self._scale(size, parameters)
         values = torch.fft.irfft2(spectrum, s=size, norm="ortho")
         return (_mixed_colors(values, _colors(values)) if self.decorrelate else values).sigmoid()
