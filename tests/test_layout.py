@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["errors", "ops", "models", "incremental", "images", "drawing", "registry", "methods", "workflows"]
+ORDER = ["errors", "ops", "models", "incremental", "images", "drawing", "registry", "painting", "methods", "workflows"]
 LAZY = {"torchvision", "onnxruntime", "dask", "distributed", "sklearn", "timm"}
 
 

@@ -14,6 +14,9 @@ from .frozen import frozen
 from .network import Network
 from .receptive_field import ReceptiveField, Tracker
 
+OUTPUT = ""
+"""The name of what the model itself returns, where activations of layers are asked for."""
+
 
 def named(model: nn.Module) -> dict[str, nn.Module]:
     """Return the layers by path, in order of definition; for a Network, paths in the user's module.
@@ -71,9 +74,10 @@ def activations(model: nn.Module, images: Tensor, names: Iterable[str]) -> dict[
     They hold what the layer returned even where an in-place operation follows, and are differentiable, also with
     respect to one another (except through a layer that returns its own input, which is then overwritten). Inference
     stops once all are known. A layer that is called several times gives its first call. The model's mode stays the
-    caller's. Raises UsageError for a layer that is unknown, not called, or does not return a tensor.
+    caller's. The layer `OUTPUT` is the model itself. Raises UsageError for a layer that is unknown, not called, or does
+    not return a tensor.
     """
-    modules = {name: resolve(model, name) for name in names}
+    modules = {name: model if name == OUTPUT else resolve(model, name) for name in names}
     found: dict[str, Tensor] = {}
     copies: dict[str, tuple[Tensor, int | None]] = {}
 
@@ -108,8 +112,8 @@ def activations(model: nn.Module, images: Tensor, names: Iterable[str]) -> dict[
 
 
 def _shares_memory(output: Tensor, inputs: tuple[Any, ...]) -> bool:
-    address = output.untyped_storage().data_ptr()
-    return any(isinstance(given, Tensor) and given.untyped_storage().data_ptr() == address for given in inputs)
+    storage = output.untyped_storage()._cdata
+    return any(isinstance(given, Tensor) and given.untyped_storage()._cdata == storage for given in inputs)
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -1,0 +1,55 @@
+"""Pictures by optimization: objective × parameterization × transforms × projections, and one loop.
+
+from afterimage.images import channel, maximize, total_variation
+
+maximize(model, channel("layer3", 20) - 1e-3 * total_variation(), start, steps=256)
+"""
+
+from .lbfgs import LBFGS
+from .objectives import (
+    Objective,
+    Seen,
+    alpha_norm,
+    amplify,
+    channel,
+    distance,
+    guided,
+    l2,
+    layer,
+    logit,
+    neuron,
+    objective,
+    probability,
+    style,
+    total_variation,
+)
+from .optimize import Glance, Result, maximize, minimize
+from .optimizers import Adam, Ascent
+from .parameterization import Fourier, Pixels
+
+__all__ = [
+    "LBFGS",
+    "Adam",
+    "Ascent",
+    "Fourier",
+    "Glance",
+    "Objective",
+    "Pixels",
+    "Result",
+    "Seen",
+    "alpha_norm",
+    "amplify",
+    "channel",
+    "distance",
+    "guided",
+    "l2",
+    "layer",
+    "logit",
+    "maximize",
+    "minimize",
+    "neuron",
+    "objective",
+    "probability",
+    "style",
+    "total_variation",
+]

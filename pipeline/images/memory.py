@@ -1,0 +1,68 @@
+"""Memory: what an optimization step takes, predicted without computing it, and how many images fit at a time."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ..errors import UsageError
+from ..models.layers import activations
+
+SHARE = 0.8
+"""Of the memory that is free, what a run may take."""
+WORKSPACE = 2.5
+"""How many gradients of the largest activation are there at once on the way back, with convolutions' scratch."""
+PICTURES = 32
+"""How many copies of an image optimizer, line search and results keep: twenty of L-BFGS's history, Adam's four."""
+
+
+def batch_for(model: nn.Module, layers: Iterable[str], images: Tensor) -> int:
+    """Return how many of `images` can be optimized at once. Raises UsageError where not even one fits."""
+    if not len(images):
+        return 1
+    needed, free = predicted(model, layers, images[:1]), int(SHARE * free_memory(images.device))
+    if needed > free:
+        size = f"{images.shape[2]} × {images.shape[3]}"
+        share = (free / needed) ** 0.5
+        fitting = f"{int(images.shape[2] * share)} × {int(images.shape[3] * share)}"
+        came = f"{needed / 2**30:.1f} GiB for one picture of {size}"
+        raise UsageError(f"images: expected what fits into {free / 2**30:.1f} GiB, got {came}; use about {fitting}")
+    return min(len(images), free // needed)
+
+
+def predicted(model: nn.Module, layers: Iterable[str], image: Tensor) -> int:
+    """Return about how many bytes an optimization step takes for images like `image` `(1, 3, H, W)`.
+
+    The network runs on tensors without data; what autograd would keep for the way back is counted, each memory once.
+    """
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []
+    largest = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal largest
+        size = tensor.untyped_storage().nbytes()
+        largest = max(largest, size)
+        if not isinstance(tensor, nn.Parameter):
+            alive.append(tensor)  # a storage that is let go could come again under the same number
+            kept[tensor.untyped_storage()._cdata] = size
+        return tensor
+
+    if names := list(layers):
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.enable_grad():
+            fake = mode.from_tensor(image.detach()).requires_grad_()
+            with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+                found = activations(model, fake, names)
+            for activation in found.values():
+                count(activation)
+    return sum(kept.values()) + int(WORKSPACE * largest) + PICTURES * image.numel() * image.element_size()
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes that are free on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
