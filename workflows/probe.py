@@ -9,6 +9,7 @@ from torch import nn
 
 from afterimage.errors import UsageError
 from afterimage.models.network import Network
+from afterimage.registry import NAMED_PICTURES, PICTURES
 
 from .calls import PADDING, Slot, arguments, explain, method_for, pictures_of, to_images
 from .decode import size_of
@@ -22,7 +23,7 @@ MANY = 16
 """A method that shows a network more pictures than this for each image is slow."""
 LOOKED_AT = 1000
 """How many pictures' headers are read to learn the size of the largest."""
-KNOWN = {"images", "content", "target", "seeds", "progress", "weights", "style", "guide", "mask", "start"}
+KNOWN = {*PICTURES, *NAMED_PICTURES, "target", "seeds", "progress", "weights"}
 
 
 class _Enough(BaseException):
