@@ -127,6 +127,12 @@ class Method:
         return not set(PICTURES) & set(self.inputs)
 
     @property
+    def required(self) -> tuple[str, ...]:
+        """The parameters of the call that have no default."""
+        parameters = inspect.signature(self.cls.__call__).parameters
+        return tuple(name for name in self.inputs if parameters[name].default is inspect.Parameter.empty)
+
+    @property
     def named_pictures(self) -> tuple[str, ...]:
         """The parameters of the call that take pictures which all items share."""
         return tuple(name for name in NAMED_PICTURES if name in self.inputs)
@@ -304,6 +310,11 @@ def _read(option: Option, read: Callable[[Any], Any], value: Any) -> Any:
         return read(value)
     except UsageError as error:
         raise UsageError(f"option {option.name!r}: {error}") from error
+
+
+def uses_network(method: Any) -> bool:
+    """Return whether a method, with the options that it has, uses the network at all."""
+    return bool(getattr(method, "uses_network", True))
 
 
 def methods() -> dict[str, Method]:

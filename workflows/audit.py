@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from afterimage.errors import UsageError
@@ -14,6 +15,7 @@ from . import manifest
 from .files import digest_file
 from .job import sha256_of
 from .shards import Commit, committed
+from .staging import path_of_file
 
 
 def jobs_of(out: Path) -> list[Path]:
@@ -83,8 +85,22 @@ def _shard_faults(folder: Path, commit: Commit, keys: list[str]) -> Iterator[str
     elif (file.stat().st_size, digest_file(file)) != (commit.size, commit.sha256):
         yield f"{commit.file}: changed since it was committed (sha256 differs)"
     else:
-        rows = pq.read_table(file, columns=["key", "status"], partitioning=None)
+        pictures = ["file", "file_sha256"] if "file_sha256" in pq.read_schema(file).names else []
+        rows = pq.read_table(file, columns=["key", "status", *pictures], partitioning=None)
         if rows["key"].to_pylist() != keys:
             yield f"{commit.file}: its keys are not those of the manifest, each once"
         if Counter(rows["status"].to_pylist()) != Counter(commit.statuses):
             yield f"{commit.file}: its statuses differ from its marker's"
+        if pictures:
+            yield from _picture_faults(folder.parent, rows)
+
+
+def _picture_faults(job: Path, rows: pa.Table) -> Iterator[str]:
+    for row in rows.to_pylist():
+        if row["file"] is None:
+            continue
+        path = path_of_file(job, row["file"])
+        if not path.is_file():
+            yield f"{row['file']}: missing, though the row of {row['key']} names it"
+        elif digest_file(path) != row["file_sha256"]:
+            yield f"{row['file']}: changed since it was committed (sha256 differs)"

@@ -11,10 +11,12 @@ from typing import Any
 import click
 
 from afterimage.errors import RefusedError, UsageError
-from afterimage.registry import Method, Option, methods, options_of
+from afterimage.registry import Method, Option, methods
 
-from .settings import Settings
+from .settings import named_options, own_options, settings_of
 
+INPUT = "INPUT", "a folder, a glob, a list file or an image"
+SUBJECT = "SUBJECT", "a class by name or index, a neuron layer:channel[:y:x], a layer for its channels, or all classes"
 UNEXPECTED, USAGE, FAILED_INPUTS, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130
 
 
@@ -61,7 +63,7 @@ def command_of(found: Method) -> click.Command:
 
     def command(paths: tuple[str, ...], as_json: bool, **given: Any) -> int:
         if len(paths) < 2:
-            raise click.UsageError(f"expected INPUT… and then OUT, got {' '.join(paths) or 'nothing'}")
+            raise click.UsageError(f"expected {what}… and then OUT, got {' '.join(paths) or 'nothing'}")
         from .runs import as_json as json_of
         from .runs import run
 
@@ -71,13 +73,16 @@ def command_of(found: Method) -> click.Command:
             return INTERRUPTED
         return FAILED_INPUTS if facts["failed"] else 0
 
-    where = "INPUT is a folder, a glob, a list file or an image; OUT a folder for the results."
+    what, kinds = SUBJECT if found.generates else INPUT
+    where = f"{what} is {kinds}; OUT a folder for the results."
+    flags = {"model": found.defaults.network_flag}
+    options = (*own_options(found), *named_options(found), *settings_of(found))
     return click.Command(
         found.verb,
         callback=command,
         params=[
-            click.Argument(["paths"], nargs=-1, metavar="INPUT... OUT"),
-            *(_click_option(option) for option in (*found.options, *options_of(Settings))),
+            click.Argument(["paths"], nargs=-1, metavar=f"{what}... OUT"),
+            *(_click_option(option, flags.get(option.name)) for option in options),
             click.Option(["--json", "as_json"], is_flag=True, help="print the summary as JSON"),
         ],
         help=f"{found.summary}\n\n{found.reference}\n\n{where}",
@@ -86,8 +91,8 @@ def command_of(found: Method) -> click.Command:
     )
 
 
-def _click_option(option: Option) -> click.Option:
-    """Return an option for click; what its type reads from text stays text here."""
+def _click_option(option: Option, other: str | None = None) -> click.Option:
+    """Return an option for click, with another name if it has one; what its type reads from text stays text here."""
     kinds = [kind for kind in option.kinds if kind is not NoneType]
     if kinds == [bool]:
         return click.Option([_flag(option)], is_flag=True, default=option.default, help=option.help)
@@ -98,7 +103,7 @@ def _click_option(option: Option) -> click.Option:
         kind = int if int in kinds else float
     shown = option.default is not None
     metavar = None if option.choices else option.name.rpartition("_")[2].upper()
-    flag = [_flag(option), option.name]
+    flag = [_flag(option), *([f"--{other}"] if other else []), option.name]
     return click.Option(flag, type=kind, default=option.default, show_default=shown, help=option.help, metavar=metavar)
 
 

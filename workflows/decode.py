@@ -10,12 +10,16 @@ import stat
 import struct
 from typing import NoReturn
 
+from PIL import Image
+
 from .codecs import MAX_PIXELS, READERS, ImageError
 from .color import Pixels
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "ImageError", "decode", "read"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "ImageError", "decode", "read", "size_of"]
 
 MAX_BYTES = 2**30
+FORMATS = [*(name for name in READERS if name != "PNM"), "PPM"]
+"""The readers' names as Pillow has them."""
 
 
 def read(path: bytes | str) -> bytes:
@@ -35,6 +39,19 @@ def read(path: bytes | str) -> bytes:
             return file.readall()
     except (OSError, ValueError) as error:
         _refuse(error)
+
+
+def size_of(path: bytes) -> tuple[int, int] | None:
+    """Return height and width of the upright picture in a file, as its header says; None where that cannot be had."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return None
+            with Image.open(file, formats=FORMATS) as image:
+                turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+                return image.size if turned else image.size[::-1]
+    except Exception:  # whatever is wrong with the file, its row will tell
+        return None
 
 
 def _refuse(error: OSError | ValueError) -> NoReturn:

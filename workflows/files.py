@@ -21,7 +21,7 @@ def digest_file(path: Path) -> str:
 def written_beside(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
     """Let `write` fill a temporary file beside `path` and bring it to the disk; what is not moved away is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         write(temporary)
         with temporary.open("rb") as file:

@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from afterimage.registry import Fit
+
 from .color import Pixels
 
 CropBox = tuple[float, float, float, float]
@@ -28,13 +30,25 @@ class Geometry:
     - `preset`: shorter side to `resize` (None: no resize), then the center crop
     - `squash`: both sides to `size`, whatever the proportions
     - `pad`: fitted inside `size`, centered on ImageNet's mean color
+    - `inside`: fitted inside `size`, and no larger than that: the picture's own proportions
     - `none`: as it is; `size` does not matter
     """
 
-    fit: Literal["preset", "squash", "pad", "none"]
+    fit: Fit
     size: tuple[int, int]
     resize: int | None = None
     interpolation: Interpolation = "bilinear"
+
+    @property
+    def varies(self) -> bool:
+        """Whether pictures of other proportions become inputs of another size."""
+        return self.fit in ("inside", "none")
+
+    def fitted(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of what a picture of so many pixels becomes."""
+        if self.fit == "inside":
+            return _inside(height, width, self.size)
+        return (height, width) if self.fit == "none" else self.size
 
 
 def fit(pixels: Pixels, geometry: Geometry) -> tuple[Pixels, CropBox]:
@@ -43,8 +57,10 @@ def fit(pixels: Pixels, geometry: Geometry) -> tuple[Pixels, CropBox]:
     A picture that has the network's input size already is left untouched.
     """
     height, width = pixels.shape[:2]
-    if geometry.fit == "none" or (height, width) == geometry.size:
-        return pixels, (0.0, 0.0, float(width), float(height))
+    if geometry.varies:
+        return _resize(pixels, geometry.fitted(height, width), geometry.interpolation), _whole(height, width)
+    if (height, width) == geometry.size:
+        return pixels, _whole(height, width)
     if geometry.fit == "preset":
         resized = _shorter_side(height, width, geometry.resize)
         offset = _center(resized[0], geometry.size[0]), _center(resized[1], geometry.size[1])
@@ -55,6 +71,10 @@ def fit(pixels: Pixels, geometry: Geometry) -> tuple[Pixels, CropBox]:
         fill = IMAGENET_MEAN
     window = _window(pixels, resized, offset, geometry.size, geometry.interpolation, fill)
     return window, _crop_box((height, width), resized, offset, geometry.size)
+
+
+def _whole(height: int, width: int) -> CropBox:
+    return 0.0, 0.0, float(width), float(height)
 
 
 def _shorter_side(height: int, width: int, resize: int | None) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from afterimage.registry import Method, method
 
 from .files import write_json
 from .geometry import Geometry
+from .named import NamedPicture
 from .rows import Keep
 
 Precision = Literal["fp32", "bf16"]
@@ -50,6 +51,8 @@ class ModelSource:
         return network
 
 
+NO_NETWORK = "none"
+"""What stands for the network of a method that uses none."""
 GIVEN = ("weights", "categories", "size", "crop", "mean", "std")
 HANDED_OVER = "(module from Python)"
 _handed_over: dict[str, bytes] = {}
@@ -78,6 +81,8 @@ class Job:
     max_pixels: int
     categories: tuple[str, ...] = ()
     classes: Mapping[str, int] = field(default_factory=dict)
+    seed: int = 0
+    named: tuple[NamedPicture, ...] = ()
 
     @property
     def method(self) -> Method:
@@ -85,11 +90,17 @@ class Job:
         return method(self.verb)
 
     def config(self) -> dict[str, Any]:
-        """Return what the results depend on, as JSON values; `classes` follow from model and manifest."""
+        """Return what the results depend on, as JSON values; `classes` follow from model and manifest.
+
+        Of named pictures their bytes and weights count, wherever they lie; what the method does not take is left out.
+        """
         config: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
         del config["classes"], config["model"]["weights"]  # the digest says which weights, wherever they lie
         config["model"]["categories"] = sha256_of(config.pop("categories"))
-        return config
+        named = [{"name": one.name, "sha256": one.sha256, "weight": one.weight} for one in self.named]
+        del config["named"], config["seed"]
+        seed = {"seed": self.seed} if "seeds" in self.method.inputs else {}
+        return config | seed | ({"named": named} if named else {})
 
 
 def sha256_of(value: Any) -> str:
@@ -113,7 +124,9 @@ def record(folder: Path, job: Job, manifest_sha256: str, extending: bool) -> Non
         "config": config,
         "config_sha256": sha256_of(config),
         "manifest_sha256": manifest_sha256,
+        "result": job.method.result.name,
         "details": [{"name": detail.name, "kind": detail.kind.name} for detail in job.method.details],
+        "named": [{"name": one.name, "uri": one.uri, "sha256": one.sha256, "weight": one.weight} for one in job.named],
         "model": {
             "name": job.model.model,
             "weights": job.model.weights,
@@ -152,8 +165,10 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def prepared(source: ModelSource, device: str, precision: Precision) -> Network:
-    """Return the network ready to run in this process; loaded once and kept."""
+def prepared(source: ModelSource, device: str, precision: Precision) -> Network | None:
+    """Return the network ready to run in this process, loaded once and kept; None where the method uses none."""
+    if source.model == NO_NETWORK:
+        return None
     network = source.load().to(placed(device))
     if precision == "bf16":
         network.network.to(torch.bfloat16)

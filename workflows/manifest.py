@@ -161,9 +161,14 @@ def parts(out: Path) -> list[Path]:
     return [path for path in [out / "manifest.parquet"] if path.exists()] + sorted(out.glob("manifest.[0-9]*.parquet"))
 
 
+def load_parts(out: Path) -> list[pa.Table]:
+    """Read the parts of OUT's manifest."""
+    return [pq.read_table(path, schema=SCHEMA, partitioning=None) for path in parts(out)]
+
+
 def load(out: Path) -> pa.Table:
-    """Read all parts of OUT's manifest."""
-    return pa.concat_tables([pq.read_table(path, schema=SCHEMA, partitioning=None) for path in parts(out)])
+    """Read all parts of OUT's manifest as one table."""
+    return pa.concat_tables(load_parts(out))
 
 
 def write(out: Path, table: pa.Table, afresh: bool = False) -> None:

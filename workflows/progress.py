@@ -9,7 +9,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -41,9 +48,9 @@ class _Counting:
     def __init__(self, total: int, done: Mapping[str, int]) -> None:
         self.total, self.statuses = total, Counter(done)
         self.start, self.before = time.monotonic(), sum(done.values())
-        self.done = self.before
+        self.done: float = self.before
 
-    def count(self, statuses: Mapping[str, int], under_way: int = 0) -> None:
+    def count(self, statuses: Mapping[str, int], under_way: float = 0) -> None:
         """Count rows that were committed, and images of shards that are not; what was shown is not taken back."""
         self.statuses.update(statuses)
         self.done = max(self.done, min(self.total, sum(self.statuses.values()) + under_way))
@@ -63,6 +70,11 @@ def speed(rate: float) -> str:
     return f"{rate:.1f}/s" if rate >= 1 or rate <= 0 else f"{1 / rate:.1f} s each"
 
 
+def _number(images: float) -> str:
+    """Return a number of images, of which the last may be half done."""
+    return f"{images:,.0f}" if images == int(images) else f"{images:,.1f}"
+
+
 class Lines:
     """Plain lines, one every few seconds."""
 
@@ -78,7 +90,7 @@ class Lines:
         self._counting.count(statuses)
         self._write(sum(self._counting.statuses.values()) >= self._counting.total)
 
-    def glance(self, under_way: int) -> None:
+    def glance(self, under_way: float) -> None:
         """Write how far the run is, images of shards under way included, if the last such line is some seconds old."""
         self._counting.count({}, under_way)
         if self._counting.done > self._counting.before:
@@ -91,7 +103,7 @@ class Lines:
         self._last, done, rate = now, self._counting.done, self._counting.rate()
         left, failures = (self._counting.total - done) / max(rate, 1e-9), self._counting.failures()
         self.say(
-            f"{done:,} of {self._counting.total:,} images, {speed(rate)}, {left:.0f} s left"
+            f"{_number(done)} of {self._counting.total:,} images, {speed(rate)}, {left:.0f} s left"
             + (f", failed: {failures}" if failures else "")
         )
 
@@ -112,7 +124,7 @@ class Bar:
         self._counting.count(statuses)
         self._move()
 
-    def glance(self, under_way: int) -> None:
+    def glance(self, under_way: float) -> None:
         """Move the bar by the images of shards under way."""
         self._counting.count({}, under_way)
         self._move()
@@ -123,7 +135,7 @@ class Bar:
 
 
 @contextmanager
-def reporting(total: int, done: Mapping[str, int], under_way: Callable[[], int]) -> Iterator[Report]:
+def reporting(total: int, done: Mapping[str, int], under_way: Callable[[], float]) -> Iterator[Report]:
     """Report on standard error in the form that fits it; `under_way` counts the images of shards not yet committed."""
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -131,7 +143,7 @@ def reporting(total: int, done: Mapping[str, int], under_way: Callable[[], int])
         with _looking(lines, under_way):
             yield lines
         return
-    left = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    left = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn())
     right = (TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[failures]}"))
     live = Progress(*left, *right, console=console, transient=True, speed_estimate_period=SECONDS_OF_SPEED)
     with live as progress:
@@ -141,7 +153,7 @@ def reporting(total: int, done: Mapping[str, int], under_way: Callable[[], int])
 
 
 @contextmanager
-def _looking(report: Lines | Bar, under_way: Callable[[], int]) -> Iterator[None]:
+def _looking(report: Lines | Bar, under_way: Callable[[], float]) -> Iterator[None]:
     """Look every second how far the shards under way are."""
     over = threading.Event()
 

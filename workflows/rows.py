@@ -30,6 +30,8 @@ STATUSES = (
     "killed",
 )
 ERROR_LENGTH = 500
+DRAWN = 512
+"""Pixels: the longer side, at most, of the JPEGs that show a made picture and its input in the table."""
 COMMON = [
     ("key", pa.string()),
     ("uri", pa.string()),
@@ -49,6 +51,12 @@ COMMON = [
     ("target_probability", pa.float32()),
 ]
 PICTURES = ("drawing", "thumbnail", "overlay")
+FILE = [
+    ("file", pa.string()),
+    ("file_sha256", pa.string()),
+    ("file_width", pa.int32()),
+    ("file_height", pa.int32()),
+]
 
 
 class Half(NamedTuple):
@@ -77,6 +85,10 @@ class Row:
     target: str | None = None
     target_probability: float | None = None
     heatmap: Half | None = None
+    file: str | None = None
+    file_sha256: str | None = None
+    file_width: int | None = None
+    file_height: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, bytes] = field(default_factory=dict)
 
@@ -85,16 +97,23 @@ class Row:
         self.status, self.error = status, " ".join(error.split())[:ERROR_LENGTH]
 
 
+def pictures(kind: Kind) -> tuple[str, ...]:
+    """Return the columns of pictures that results of `kind` have; of a picture there is no overlay."""
+    return PICTURES[:2] if kind.name == "image" else PICTURES
+
+
 def schema(kind: Kind, keep: Keep, details: Sequence[Detail] = ()) -> pa.Schema:
-    """Return the columns of a map whose result is `kind`, with those of what else the method knows of an image."""
+    """Return the columns of a method whose result is `kind`, with those of what else it knows of an item."""
     columns = list(COMMON)
-    if keep != "none":
+    if kind.name == "image":
+        columns += FILE
+    elif keep != "none":
         name = kind.name
         columns += [(name, pa.list_(pa.float16())), (f"{name}_scale", pa.float32())]
         columns += [(f"{name}_{axis}", pa.int32()) for axis in ("channels", "height", "width")]
     columns += [column for detail in details for column in own.columns(detail, keep)]
     if keep == "all":
-        columns += [(name, PICTURE) for name in PICTURES]
+        columns += [(name, PICTURE) for name in pictures(kind)]
     names = Counter(name for name, _ in columns)
     if twice := [name for name, count in names.items() if count > 1]:
         raise TypeError(f"details: expected names that no other column has, got {', '.join(twice)}")
@@ -105,11 +124,11 @@ def table(rows: Sequence[Row], kind: Kind, keep: Keep, details: Sequence[Detail]
     """Make the table of `rows`, with the columns of `schema`."""
     wanted = schema(kind, keep, details)
     columns: dict[str, Any] = {
-        name: [getattr(row, name, None) for row in rows] for name, _ in COMMON if not name.startswith("crop_box")
+        name: [getattr(row, name) for row in rows] for name, _ in (*COMMON, *FILE) if not name.startswith("crop_box")
     }
     for position, corner in enumerate(("x0", "y0", "x1", "y1")):
         columns[f"crop_box_{corner}"] = [row.crop_box and row.crop_box[position] for row in rows]
-    if keep != "none":
+    if keep != "none" and kind.name != "image":
         columns |= _heatmap_columns([row.heatmap for row in rows], kind.name)
     for column in wanted:
         if column.type == PICTURE:
@@ -160,10 +179,11 @@ def heatmap_of(row: dict[str, Any], name: str) -> np.ndarray | None:
 def parquet_options(kind: Kind, keep: Keep, details: Sequence[Detail] = ()) -> dict[str, Any]:
     """Return how Parquet stores a map's columns: zstd; words and classes by dictionary; half floats split by byte."""
     words = ["status", "label", "prediction", "target"]
-    classes = [f"{detail.name}.list.element" for detail in details if detail.kind.name == "class_grid"]
-    options: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": words + classes}
-    options["write_statistics"] = ["key", *words]
-    if keep != "none":
+    grids = [f"{detail.name}.list.element" for detail in details if detail.kind.name == "class_grid"]
+    classes = [detail.name for detail in details if detail.kind.name == "class"]
+    options: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
+    options |= {"use_dictionary": words + grids + classes, "write_statistics": ["key", *words]}
+    if keep != "none" and kind.name != "image":
         options["column_encoding"] = {f"{kind.name}.list.element": "BYTE_STREAM_SPLIT"}
     return options
 
@@ -176,7 +196,11 @@ def predicted_size(
     share = min(1.0, side / max(size)) if side else 1.0
     heatmap = 0 if keep == "none" else round(2 * kind.channels * pixels * share**2)
     # As measured on photographs: half a byte per pixel and JPEG at the quality used, noise-like drawings more.
-    pictures = round(pixels * 1.2) if keep == "all" else 0
+    drawn = round(pixels * 1.2) if keep == "all" else 0
+    if kind.name == "image":  # a PNG of what an optimization painted hardly shrinks; two JPEGs of bounded size
+        heatmap = round(pixels * 2.4)
+        drawn = round(min(pixels, DRAWN**2) * 0.9) if keep == "all" else 0
     kinds = Counter(detail.kind.name for detail in details)
     own = 20 * kinds["values"] + 60 * kinds["boxes"] + (kinds["class_grid"] and keep != "none") * 400
-    return 400 + heatmap + pictures + own + (round(pixels * 0.4) * kinds["images"] if keep == "all" else 0)
+    own += 1000 * kinds["curve"] + 10 * kinds["class"]
+    return 400 + heatmap + drawn + own + (round(pixels * 0.4) * kinds["images"] if keep == "all" else 0)

@@ -27,6 +27,7 @@ from .plan import Plan, plan_run
 from .progress import Report, Silent, reporting
 from .settings import Settings, divided
 from .shards import Commit, committed
+from .staging import FOLDER, forget_staged
 from .task import STOP, run_shard
 from .underway import forget, images_under_way
 
@@ -58,7 +59,7 @@ class Summary:
 
 def run(
     verb: str,
-    inputs: str | Path | Sequence[str | Path],
+    inputs: str | int | Path | Sequence[str | int | Path],
     out: str | Path,
     *,
     progress: bool = False,
@@ -67,17 +68,22 @@ def run(
 ) -> Summary:
     """Run a method over images and write tables, pictures and a page below `out`.
 
-    `inputs` are folders, globs, list files or files; `given` are the fields of `Settings` and the method's options.
+    `inputs` are folders, globs, list files or files; for a method that makes pictures of classes and neurons they are
+    these. `given` are the fields of `Settings`, the method's options and the pictures that its call takes by name.
     With `progress` the run reports on standard error. `executor=serial` computes in this process instead of on a Dask
     cluster. Raises `UsageError` for what cannot be done and `RefusedError` where `out` holds another run. Scripts
     that call it need ``if __name__ == "__main__":``, as all programs that start processes.
     """
     start = time.monotonic()
-    settings, options = divided(method(verb), given)
+    found = method(verb)
+    asked = divided(found, given)
+    settings = asked.settings
     if executor is None and settings.scheduler is None and not settings.dry_run:
         warm_up()
-    sources = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-    plan = plan_run(method(verb), settings, options, sources, Path(out).absolute(), _say if progress else _hush)
+    given_inputs = [inputs] if isinstance(inputs, str | int | Path) else inputs
+    sources = [str(one) if isinstance(one, int) else one for one in given_inputs]
+    say = _say if progress else _hush
+    plan = plan_run(found, settings, asked.options, sources, Path(out).absolute(), say, asked.named)
     if settings.dry_run:
         return _summary(plan, {}, 0, start, 0.0, None, False)
     with locked(plan.folder / ".lock", wait=False) as free:
@@ -112,14 +118,16 @@ def _begin(plan: Plan, settings: Settings) -> None:
     out, shards = plan.folder.parent, plan.folder / "shards"
     if settings.mode == "overwrite":
         (plan.folder / "run.json").unlink(missing_ok=True)
-        if shards.exists():
-            shutil.rmtree(shards)
+        for folder in (shards, plan.folder / FOLDER):
+            if folder.exists():
+                shutil.rmtree(folder)
     forget(shards)
+    forget_staged(plan.folder)
     with locked(out / ".lock"):
-        if len(manifest.parts(out)) != plan.parts:
+        if len(manifest.parts(out)) != plan.inputs.written:
             raise RefusedError(f"another run has begun in {out} meanwhile; run the command again")
-        if plan.new_inputs is not None:
-            manifest.write(out, plan.new_inputs, afresh=settings.mode == "overwrite")
+        if plan.inputs.new is not None:
+            manifest.write(out, plan.inputs.new, afresh=settings.mode == "overwrite")
     record(plan.folder, plan.job, manifest.digest(plan.table), settings.mode == "extend")
 
 
@@ -129,7 +137,7 @@ def _executing(plan: Plan, settings: Settings, report: Report, executor: Executo
     if executor is not None or not plan.generations:
         yield executor or serial
         return
-    where = settings.scheduler, settings.workers, settings.threads, plan.job.device
+    where = settings.scheduler, settings.workers, plan.job.threads, plan.job.device
     with connected(*where, len(plan.generations), report.say) as client:
         pickled, sha256 = plan.pickled, plan.job.model.digest
         with nullcontext() if pickled is None else distributed_network(client, pickled, sha256):

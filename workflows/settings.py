@@ -1,15 +1,15 @@
 """What can be chosen about a run, each choice declared once: the command line and Python both read it from here."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
 
 from afterimage.errors import UsageError, nearest
-from afterimage.registry import Method, check_options, option
+from afterimage.registry import Fit, Method, Option, check_options, option, options_of
 
 from .decode import MAX_PIXELS
+from .named import SEVERAL
 from .rows import Keep
 
 Mode = Literal["incremental", "overwrite", "extend"]
@@ -28,12 +28,18 @@ class Settings:
         "DEFAULT", "DEFAULT for the published weights, a safetensors or state-dict file, or none for untrained"
     )
     categories: str | None = option(None, "file with the names of the classes, one per line")
-    size: int | None = option(None, "shorter side that pictures are resized to before the crop; default: the weights'")
+    size: int | None = option(
+        None,
+        "side that pictures are resized to: the shorter one before the crop, with --fit inside the longer one; "
+        "default: the weights'",
+    )
     crop: str | int | tuple[int, int] | None = option(None, "network's input: a side, or HEIGHTxWIDTH")
     mean: str | tuple[float, float, float] | None = option(None, "mean of red,green,blue in [0, 1]")
     std: str | tuple[float, float, float] | None = option(None, "standard deviation of red,green,blue in [0, 1]")
-    fit: Literal["preset", "squash", "pad", "none"] = option(
-        "preset", "how pictures become input: the weights' resize and crop, squashed, padded, or as they are"
+    fit: Fit | None = option(
+        None,
+        "how pictures become input: the weights' resize and crop, squashed, padded, resized inside a square with "
+        "their own proportions, or as they are",
     )
     target: str | int = option("predicted", "class to explain: predicted, label, a class's name or its index")
     labels: str | None = option(None, "true labels: folders, FILE.csv:column or FILE.parquet:column")
@@ -46,7 +52,8 @@ class Settings:
     precision: Literal["fp32", "bf16", "auto"] = option(
         "fp32", "bf16 is faster and changes gradients visibly; auto takes it where the hardware multiplies it"
     )
-    threads: int = option(1, "threads per model call")
+    threads: int | None = option(None, "threads per model call; default: 1")
+    seed: int = option(0, "what chance starts from: each item's follows from this number and its key")
     max_pixels: int = option(MAX_PIXELS, "images with more pixels are not decoded")
     workers: int | None = option(None, "worker processes; default: one per GPU, else by cores and memory")
     scheduler: str | None = option(None, "address of a running Dask scheduler, as tcp://host:8786")
@@ -95,13 +102,75 @@ def triple(name: str, value: str | tuple[float, ...] | None) -> tuple[float, ...
     return numbers
 
 
-def divided(method: Method, given: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
-    """Divide keyword arguments into the run's settings and the method's options; refuse the rest."""
-    names = {field.name for field in dataclasses.fields(Settings)}
-    options = {option.name for option in method.options}
+def settings_of(method: Method) -> tuple[Option, ...]:
+    """Return the settings that bear on a method's runs, with its defaults in their help; others are not offered."""
+    defaults, inputs = method.defaults, method.inputs
+    network = defaults.network if defaults.network == "demo" else f"torchvision's {defaults.network}"
+    changed: dict[str, dict[str, Any]] = {
+        "model": {"help": f"{_help('model').rpartition(';')[0]}; without it {network}"},
+        "fit": {"default": defaults.fit},
+    }
+    if method.makes_images:
+        changed["keep"] = {
+            "annotation": Literal["none", "all"],
+            "help": "what is stored beside the made pictures and the figures: nothing, or pictures for the page",
+        }
+        changed["threads"] = {"help": "threads per model call; default: the cores that no other task has"}
+    if defaults.fit == "inside" and defaults.size is not None:
+        changed["size"] = {"help": f"{_help('size').rpartition(';')[0]}; default: {defaults.size}"}
+    idle = {
+        "seed": "seeds" not in inputs,
+        "heatmap_size": method.makes_images,
+        "target": method.makes_images and ("target" not in inputs or method.generates),
+        **dict.fromkeys(("labels", "size", "fit", "max_pixels"), method.generates),
+    }
+    offered = (one for one in options_of(Settings) if not idle.get(one.name, False))
+    return tuple(replace(one, **changed.get(one.name, {})) for one in offered)
+
+
+def _help(name: str) -> str:
+    return next(one.help for one in options_of(Settings) if one.name == name)
+
+
+def named_options(method: Method) -> tuple[Option, ...]:
+    """Return the options that name the pictures which a method's call takes for all items."""
+    kind = str | None
+    return tuple(
+        Option(name, kind, None, "files of the pictures, FILE[,FILE…], each with a weight as FILE=0.3")
+        if name in SEVERAL
+        else Option(name, kind, None, f"file of the picture that is the {name}")
+        for name in method.named_pictures
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for: the run's settings, the method's options, and pictures by the parameter that takes them."""
+
+    settings: Settings
+    options: dict[str, Any]
+    named: dict[str, Any]
+
+
+def divided(method: Method, given: dict[str, Any]) -> Asked:
+    """Divide keyword arguments into the run's settings, the method's options and named pictures; refuse the rest."""
+    settings = {option.name: option for option in settings_of(method)}
+    options, named = {option.name for option in own_options(method)}, set(method.named_pictures)
     for name in given:
-        if name not in names | options:
-            near = nearest(name, names | options)
+        if name not in settings.keys() | options | named:
+            near = nearest(name, settings.keys() | options | named)
             raise UsageError(f"{method.verb} has no option {name!r}{near}; see 'afterimage {method.verb} --help'")
-    settings = Settings(**{name: value for name, value in given.items() if name in names})
-    return settings, {name: value for name, value in given.items() if name in options}
+    keep = settings["keep"]
+    if given.get("keep", "all") not in keep.choices:
+        raise UsageError(f"option 'keep' takes one of {', '.join(keep.choices)}, not {given['keep']!r}")
+    chosen = Settings(**{name: value for name, value in given.items() if name in settings})
+    return Asked(
+        replace(chosen, fit=chosen.fit or method.defaults.fit),
+        {name: value for name, value in given.items() if name in options},
+        {name: value for name, value in given.items() if name in named},
+    )
+
+
+def own_options(method: Method) -> tuple[Option, ...]:
+    """Return the options that a run takes for its method: a generator's neurons are subjects, and no option."""
+    return tuple(one for one in method.options if not (method.generates and one.name == "of"))

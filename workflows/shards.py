@@ -1,5 +1,6 @@
 """The commit protocol: a shard is done when its marker exists, and what a marker names never changes.
 
+OUT/<job>/images/…                      the pictures that the rows name, where the method makes some
 OUT/<job>/shards/00000.g0.parquet       one row per input
 OUT/<job>/shards/00000.g0.commit.json   written last: digest and size of the file, rows, statuses, seconds
 """
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 from .clock import Clock
 from .files import digest_file, locked, put, write_json, written_beside
+from .staging import Staging
 
 MARKER = re.compile(r"(\d{5,})\.g(\d+)\.commit\.json")
 
@@ -52,8 +54,12 @@ def commit(
     table: pa.Table,
     parquet: Mapping[str, Any],
     clock: Clock,
+    staging: Staging | None = None,
 ) -> Commit:
-    """Write one shard's table and then its marker; where another attempt was first, return what that one committed."""
+    """Put one shard's pictures into place, then its table, then its marker.
+
+    Where another attempt was first, nothing changes, and what that one committed is returned.
+    """
     stem = f"{shard:05d}.g{generation}"
     marker, file = folder / f"{stem}.commit.json", folder / f"{stem}.parquet"
 
@@ -69,6 +75,8 @@ def commit(
         with locked(folder / ".lock"):
             if marker.exists():
                 return read_marker(marker)
+            if staging is not None:
+                staging.put()
             put(temporary, file)
             counts = {count["values"]: count["counts"] for count in table["status"].value_counts().to_pylist()}
             seconds = dict(clock.seconds)

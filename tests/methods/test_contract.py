@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import pytest
@@ -11,38 +12,75 @@ from torch import Tensor, nn
 from afterimage import UsageError, draw
 from afterimage import registry as registered
 from afterimage.models.windows import Extent
-from afterimage.registry import Method, methods
+from afterimage.registry import Method, methods, uses_network
 from tests.networks import mixed, pictures
 
 METHODS = list(methods().values())
 each_method = pytest.mark.parametrize("found", METHODS, ids=lambda found: found.verb)
+BAD_TARGET = torch.tensor([9, 9])
+DIMENSIONS = {"values": 1, "curve": 2, "diverged": 1, "class": 1, "boxes": 2, "class_grid": 3, "images": 4}
 
 
-def fitted(found: Method, images: Tensor) -> Any:
-    """Return the method as it comes, but for extents in pixels, which shrink with images smaller than 64."""
-    side = min(images.shape[2:])
-    extents = [option for option in found.options if Extent in option.kinds and side < 64]
-    return found.cls(**{option.name: max(1, option.default * side // 64) for option in extents})
+def fitted(found: Method, side: int = 16, **given: Any) -> Any:
+    """Return the method as it comes, but for extents in pixels, which shrink with the images, and few steps."""
+    extents = [option for option in found.options if Extent in option.kinds and option.default is not None]
+    small = {option.name: max(1, _side(option.default) * side // 64) for option in extents if side < 64}
+    few = {option.name: 3 for option in found.options if option.name == "steps"}
+    return found.cls(**{**small, **few, **given})
 
 
-def call(found: Method, model: nn.Module, images: Tensor) -> Tensor:
-    target = torch.arange(len(images)) % 5
-    result: Tensor = fitted(found, images)(model, images, target)
+def _side(extent: Any) -> int:
+    return int(extent) if isinstance(extent, int) else Extent.of(extent).height
+
+
+def arguments(found: Method, images: Tensor, **given: Any) -> dict[str, Any]:
+    """Return a call's arguments for the parameters that a method has, a generator's as many as there are images."""
+    count, size = len(images), images.shape[2:]
+    known: dict[str, Any] = {
+        "images": images,
+        "content": images,
+        "target": torch.arange(count) % 5,
+        "seeds": torch.arange(count) + 11,
+        "style": [pictures(1, 20, seed=8).to(images.dtype), pictures(1, 12, seed=9).to(images.dtype)],
+        "mask": torch.ones(1, 1, *size, dtype=images.dtype),
+    }
+    wanted = {name: known[name] for name in found.inputs if name in known and _is_wanted(found, name)}
+    return wanted | {name: value for name, value in given.items() if name in found.inputs}
+
+
+def _is_wanted(found: Method, name: str) -> bool:
+    return name in found.required or name not in found.named_pictures
+
+
+def call(found: Method, model: nn.Module, images: Tensor, **given: Any) -> Tensor:
+    result: Tensor = fitted(found, min(images.shape[2:]))(model, **arguments(found, images, **given))
     return result
 
 
+def single(found: Method, model: nn.Module, images: Tensor, place: int) -> Tensor:
+    """Return what a method makes of one of the images, with what belongs to it."""
+    own = {"target": torch.tensor([place % 5]), "seeds": torch.tensor([place + 11])}
+    return call(found, model, images[place : place + 1], **own)
+
+
 @each_method
-def test_shape_and_finiteness(found):
-    for size in [(16, 16), (9, 23), (1, 1)]:
-        images = torch.rand(2, 3, *size)
-        result = call(found, mixed(), images)
-        assert result.shape == (2, found.result.channels, *size)
+def test_shape_range_and_finiteness(found):
+    for size in [(16, 16), (9, 23), *([] if found.makes_images else [(1, 1)])]:
+        result = call(found, mixed(), torch.rand(2, 3, *size))
+        assert result.shape[:2] == (2, found.result.channels)
         assert result.isfinite().all()
+        if found.makes_images:
+            assert result.shape[2] * result.shape[3] > 0
+            assert 0 <= result.min() <= result.max() <= 1
+        else:
+            assert result.shape[2:] == size
 
 
 @each_method
 def test_an_empty_batch_gives_an_empty_result(found):
-    assert call(found, mixed(), torch.rand(0, 3, 8, 8)).shape == (0, found.result.channels, 8, 8)
+    result = call(found, mixed(), torch.rand(0, 3, 8, 8))
+    assert result.shape[:2] == (0, found.result.channels)
+    assert found.makes_images or result.shape[2:] == (8, 8)
 
 
 @each_method
@@ -50,10 +88,9 @@ def test_a_batch_equals_its_singles(found):
     model, images = mixed().double(), pictures(4, 16).double()
     together = call(found, model, images)
     for place in range(4):
-        target = torch.tensor([place % 5])
-        alone = fitted(found, images)(model, images[place : place + 1], target)
         # float64: sums in another order, far below what a flipped ReLU would change
-        torch.testing.assert_close(together[place : place + 1], alone, rtol=1e-9, atol=1e-15)
+        alone = single(found, model, images, place)
+        torch.testing.assert_close(together[place : place + 1], alone, rtol=1e-9, atol=1e-15, check_dtype=False)
 
 
 @each_method
@@ -63,11 +100,28 @@ def test_twice_is_bit_equal(found):
 
 
 @each_method
+def test_chance_comes_from_the_seeds_alone(found):
+    if "seeds" not in found.inputs:
+        pytest.skip("it takes no seeds")
+    model, images = mixed(), pictures(3, 16)
+    first = call(found, model, images)
+    torch.manual_seed(99)
+    before = torch.random.get_rng_state()
+    assert torch.equal(call(found, model, images), first)
+    assert torch.equal(torch.random.get_rng_state(), before), "the global generator is left alone"
+    other = call(found, model, images, seeds=torch.arange(3) + 50)
+    if found.generates:
+        assert not torch.equal(other, first)
+
+
+@each_method
 def test_images_and_graph_are_left_alone(found):
     images = pictures(2, 16).requires_grad_()
-    before = images.detach().clone()
-    result = call(found, mixed(), images)
-    assert torch.equal(images, before)
+    given = arguments(found, images)
+    tensors = [one for value in given.values() for one in (value if isinstance(value, list) else [value])]
+    before = [one.detach().clone() for one in tensors]
+    result = fitted(found)(mixed(), **given)
+    assert all(torch.equal(one, was) for one, was in zip(tensors, before, strict=True))
     assert images.grad is None
     assert not result.requires_grad
 
@@ -101,20 +155,49 @@ def test_the_model_comes_back_as_it_was(found):
     assert snapshot(model) == before
 
 
+class Calls:
+    """A hook that counts a layer's calls, and fails at one of them."""
+
+    def __init__(self, fails_at: int = 0) -> None:
+        self.count, self._fails_at = 0, fails_at
+
+    def __call__(self, *_: object) -> None:
+        self.count += 1
+        if self.count == self._fails_at:
+            raise ArithmeticError("in the middle of the work")
+
+
+def counted(found: Method, model: nn.Module, calls: Calls, run: Callable[[], object]) -> int:
+    """Run something while the first layer's calls are counted."""
+    hook = model.convolutions[0].register_forward_hook(calls)
+    try:
+        run()
+    finally:
+        hook.remove()
+    return calls.count
+
+
 @each_method
 def test_the_model_comes_back_as_it_was_after_an_exception(found):
+    if not uses_network(fitted(found)):
+        pytest.skip("it uses no network")
     model, images = unlike_default(mixed()), pictures(2, 16)
     before = snapshot(model)
+    count = counted(found, model, Calls(), lambda: call(found, model, images))
+    for fails_at in {1, (count + 1) // 2, count}:
+        with pytest.raises(ArithmeticError):
+            counted(found, model, Calls(fails_at), lambda: call(found, model, images))
+        assert snapshot(model) == before
 
-    def fail(*_: object) -> None:
-        raise ArithmeticError("in the middle of the forward pass")
 
-    hook = model.convolutions[5].register_forward_hook(fail)
-    with pytest.raises(ArithmeticError):
-        call(found, model, images)
-    hook.remove()
+@each_method
+def test_a_class_that_the_model_does_not_have_is_refused(found):
+    if "target" not in found.inputs:
+        pytest.skip("it takes no class")
+    model = unlike_default(mixed())
+    before = snapshot(model)
     with pytest.raises(UsageError):
-        fitted(found, images)(model, images, torch.tensor([9, 9]))
+        call(found, model, pictures(2, 16), target=BAD_TARGET)
     assert snapshot(model) == before
 
 
@@ -125,7 +208,7 @@ def test_the_model_comes_back_as_it_was_after_several_threads(found):
     images = pictures(2, 16)
     expected = call(found, mixed().train(False), images)
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: call(found, model, images), range(40)))
+        results = list(pool.map(lambda _: call(found, model, images), range(12 if found.makes_images else 40)))
     assert all(torch.equal(result, expected) for result in results)
     assert snapshot(model) == before
 
@@ -136,12 +219,46 @@ def test_details_begin_with_what_the_call_returns(found):
         pytest.skip("it tells of no details")
     for count in (0, 1, 3):
         model, images = mixed(), pictures(3, 16)[:count]
-        details = fitted(found, images).details(model, images, torch.arange(count) % 5)
+        details = fitted(found).details(model, **arguments(found, images))
         assert torch.equal(details[0], call(found, model, images))
         assert details._fields[1:] == tuple(detail.name for detail in found.details)
         for detail, value in zip(found.details, details[1:], strict=True):
-            dimensions = {"values": 1, "boxes": 2, "class_grid": 3, "images": 4}[detail.kind.name]
+            dimensions = DIMENSIONS[detail.kind.name]
             assert value is None or (len(value), value.ndim, value.requires_grad) == (count, dimensions, False)
+
+
+@each_method
+def test_what_makes_pictures_refuses_what_does_not_fit_without_working(found):
+    if not found.makes_images:
+        pytest.skip("it makes maps")
+    model, images = mixed(), pictures(2, 16)
+    method, given = fitted(found, steps=1000) if _has(found, "steps") else fitted(found), arguments(found, images)
+    before = snapshot(model)
+    # a pass to learn the layers' shapes, another for the classes, one that is never computed for the memory
+    assert counted(found, model, Calls(), lambda: method.check(model, **given)) < 10
+    assert snapshot(model) == before
+    for name in ("layer", "layers"):
+        if _has(found, name):
+            with pytest.raises(UsageError, match=r"no layer 'convolutions\.77'"):
+                fitted(found, **{name: "convolutions.77"}).check(model, **given)
+    if "target" in found.inputs:
+        with pytest.raises(UsageError):
+            method.check(model, **arguments(found, images, target=BAD_TARGET))
+
+
+def _has(found: Method, name: str) -> bool:
+    return any(option.name == name for option in found.options)
+
+
+@each_method
+def test_progress_rises_to_its_end(found):
+    if "progress" not in found.inputs:
+        pytest.skip("it tells of no progress")
+    told: list[tuple[int, int]] = []
+    call(found, mixed(), pictures(2, 16), progress=lambda done, total: told.append((done, total)))
+    assert told
+    assert all(one[0] <= other[0] for one, other in pairwise(told))
+    assert told[-1][0] == told[-1][1] > 0
 
 
 @each_method
@@ -164,6 +281,8 @@ def test_says_what_it_is_and_where_it_was_published(found):
 
 @each_method
 def test_draws(found):
+    if found.makes_images:
+        pytest.skip("it makes pictures")
     images = pictures(2, 24)
     result = call(found, mixed(), images)
     for drawn in (draw(result), draw(result, images)):
