@@ -10,10 +10,10 @@ from PIL import Image
 from afterimage.workflows.pages.traces import trace
 from afterimage.workflows.pages.write import write_pages
 from tests.workflows.painters import painting
-from tests.workflows.test_pages import HOSTILE, names, opened, read
+from tests.workflows.test_pages import HOSTILE, browser, names, opened, read
 from tests.workflows.test_run import local, module, write_photographs
 
-__all__ = ["module", "opened", "painting"]
+__all__ = ["browser", "module", "opened", "painting"]
 pytestmark = pytest.mark.usefixtures("painting")
 
 
