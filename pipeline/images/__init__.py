@@ -11,6 +11,7 @@ from .objectives import (
     Seen,
     alpha_norm,
     amplify,
+    beyond,
     channel,
     distance,
     guided,
@@ -26,7 +27,7 @@ from .objectives import (
 )
 from .optimize import Glance, Result, maximize, minimize
 from .optimizers import Adam, Ascent
-from .parameterization import Fourier, Pixels
+from .parameterization import Fourier, Luminance, Pixels
 from .universal import universal_patch
 
 __all__ = [
@@ -35,12 +36,14 @@ __all__ = [
     "Ascent",
     "Fourier",
     "Glance",
+    "Luminance",
     "Objective",
     "Pixels",
     "Result",
     "Seen",
     "alpha_norm",
     "amplify",
+    "beyond",
     "channel",
     "distance",
     "guided",
