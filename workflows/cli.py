@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
@@ -17,6 +18,10 @@ from .settings import named_options, own_options, settings_of
 
 INPUT = "INPUT", "a folder, a glob, a list file or an image"
 SUBJECT = "SUBJECT", "a class by name or index, a neuron layer:channel[:y:x], a layer for its channels, or all classes"
+SWEEP = (
+    "make a picture for each value, as --sweep steps=50,100, and a sheet of them; twice for two options; "
+    "; divides values that have commas; target and style can be swept too"
+)
 UNEXPECTED, USAGE, FAILED_INPUTS, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130
 
 
@@ -77,12 +82,15 @@ def command_of(found: Method) -> click.Command:
     where = f"{what} is {kinds}; OUT a folder for the results."
     flags = {"model": found.defaults.network_flag}
     options = (*own_options(found), *named_options(found), *settings_of(found))
+    if twice := [name for name, count in Counter(option.name for option in options).items() if count > 1]:
+        raise TypeError(f"{found.verb}: expected options that no setting or picture is called as, got {twice[0]}")
     return click.Command(
         found.verb,
         callback=command,
         params=[
             click.Argument(["paths"], nargs=-1, metavar=f"{what}... OUT"),
             *(_click_option(option, flags.get(option.name)) for option in options),
+            *([click.Option(["--sweep"], multiple=True, metavar="OPTION=VALUES", help=SWEEP)] * found.makes_images),
             click.Option(["--json", "as_json"], is_flag=True, help="print the summary as JSON"),
         ],
         help=f"{found.summary}\n\n{found.reference}\n\n{where}",
@@ -116,13 +124,16 @@ def _told(facts: dict[str, Any], dry_run: bool) -> str:
     if dry_run:
         size = facts["predicted_bytes"] / 1e6
         return f"{facts['total']:,} images; {facts['shards']:,} shards to compute, {size:,.1f} MB, in {facts['folder']}"
+    from .comparison import FOLDER, Found, told
     from .progress import speed
 
+    found = [Found(**one) for one in facts["sweep"]]
+    compared = f"\n{told(found)}\n\nsheets: {Path(facts['folder']) / FOLDER}\n" if found else ""
     counts = ", ".join(f"{count:,} {status}" for status, count in facts["statuses"].items())
     rate = speed(facts["computed"] / max(facts["seconds"], 1e-9))
     return (
         f"{counts or 'none'} of {facts['total']:,} images; "
-        f"{facts['computed']:,} computed in {facts['seconds']:.1f} s ({rate})\npage: {facts['page']}"
+        f"{facts['computed']:,} computed in {facts['seconds']:.1f} s ({rate})\n{compared}page: {facts['page']}"
     )
 
 

@@ -74,9 +74,19 @@ def through(client: "Client", task: Task, calls: Iterable[Call], stop: threading
 
 @contextmanager
 def connected(
-    scheduler: str | None, workers: int | None, threads: int, device: str, shards: int, say: Callable[[str], None]
+    scheduler: str | None,
+    workers: int | None,
+    threads: int,
+    device: str,
+    shards: int,
+    say: Callable[[str], None],
+    tasks: int = 2,
 ) -> Iterator["Client"]:
-    """Connect to the cluster at `scheduler`, or start one on this machine that listens on loopback only."""
+    """Connect to the cluster at `scheduler`, or start one on this machine that listens on loopback only.
+
+    So many `tasks` share a worker of ours and take turns at the model: while one waits for the disk to commit a shard,
+    the other computes. Where a shard takes minutes, it had rather wait for the next worker that is free.
+    """
     from distributed import Client
 
     if scheduler is not None:
@@ -91,7 +101,7 @@ def connected(
             yield client
         return
     count = min(shards, workers or default_workers(threads, device))
-    with _local_cluster(count) as cluster, Client(cluster) as client:
+    with _local_cluster(count, tasks) as cluster, Client(cluster) as client:
         client.register_plugin(_local_worker())
         workers_said = "1 worker" if count == 1 else f"{count} workers"
         say(f"local cluster: {workers_said} on {device}, {threads} thread(s) a model call, {cluster.dashboard_link}")
@@ -112,14 +122,13 @@ def _local_worker() -> Any:
 
 
 @contextmanager
-def _local_cluster(count: int) -> Iterator[Any]:
+def _local_cluster(count: int, tasks: int) -> Iterator[Any]:
     import dask
     from distributed import LocalCluster
 
     with dask.config.set(SETTINGS):
         address = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
-        # Two threads take turns at the model: while one waits for the disk to commit a shard, the other computes.
-        with LocalCluster(n_workers=count, threads_per_worker=2, silence_logs=40, **address) as cluster:
+        with LocalCluster(n_workers=count, threads_per_worker=tasks, silence_logs=40, **address) as cluster:
             yield cluster
 
 

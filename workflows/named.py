@@ -20,6 +20,8 @@ from .decode import ImageError, decode, read
 from .geometry import Geometry, fit
 from .manifest import path_of
 
+FOLDER = "named"
+"""Of a job's folder, where small JPEGs of the pictures lie, for the page."""
 SEVERAL = ("style",)
 """Parameters that take a sequence; the others take one picture."""
 FITTED = ("mask", "start")
@@ -54,11 +56,16 @@ def named_pictures(method: Method, given: Mapping[str, Given | None], max_pixels
         value = given.get(name)
         if value is None and name in method.required:
             raise UsageError(f"{method.verb} needs a picture: --{name} FILE{'[,FILE…]' if name in SEVERAL else ''}")
-        weighted = [] if value is None else _weighted(name, value)
-        if len(weighted) > 1 and name not in SEVERAL:
-            raise UsageError(f"{name}: expected one picture, got {len(weighted)}")
-        found += [_picture(name, path, weight, max_pixels) for path, weight in weighted]
+        found += () if value is None else read_named(name, value, max_pixels)
     return tuple(found)
+
+
+def read_named(name: str, value: Given, max_pixels: int) -> tuple[NamedPicture, ...]:
+    """Return the pictures that were given for one parameter, each read and decoded once. Raises `UsageError`."""
+    weighted = _weighted(name, value)
+    if len(weighted) > 1 and name not in SEVERAL:
+        raise UsageError(f"{name}: expected one picture, got {len(weighted)}")
+    return tuple(_picture(name, path, weight, max_pixels) for path, weight in weighted)
 
 
 def _weighted(name: str, value: Given) -> list[tuple[Path, float | None]]:

@@ -36,6 +36,14 @@ SLOW_SHARD = 32
 """Images in a slow method's shard at most: what a killed worker loses, and what an interrupt waits for."""
 
 
+class Loaded(NamedTuple):
+    """A network and where it comes from; pickled, if it was built in Python. No network where the method uses none."""
+
+    source: ModelSource
+    network: Network | None
+    pickled: bytes | None = None
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run will do: a job, its folder, the inputs, and the shards that are to be computed, by generation."""
@@ -46,7 +54,7 @@ class Plan:
     generations: Mapping[int, int]
     done: Mapping[str, int]
     predicted_bytes: int
-    pickled: bytes | None
+    loaded: Loaded
 
     @property
     def table(self) -> pa.Table:
@@ -63,14 +71,6 @@ class Plan:
             items = manifest.items_of(parts[shard])
             own = {item.key: names[item.key] for item in items} if names else {}
             yield self.folder / "shards", self.job, shard, generation, items, own
-
-
-class Loaded(NamedTuple):
-    """A network, where it comes from, and, pickled, one that was built in Python; without a network, its preset."""
-
-    source: ModelSource
-    network: Network | None
-    pickled: bytes | None = None
 
 
 def plan_run(
@@ -94,7 +94,8 @@ def plan_run(
     options = {option.name: _plain(getattr(chosen, option.name)) for option in method.options}
     pictures = named_pictures(method, named or {}, settings.max_pixels)
     items = None if method.generates else scanned(settings, inputs, out)
-    loaded = loaded or load(method, chosen, settings, say)
+    if loaded is None or (loaded.network is not None) != uses_network(chosen):
+        loaded = load(method, chosen, settings, say)
     if items is None:
         items = subjects(map(str, inputs), _needed(method, loaded))[: settings.limit]
     found = inputs_of(settings, items, folder, say)
@@ -102,7 +103,7 @@ def plan_run(
     _check_labels(job, found.table, say)
     job, found = _divided(job, loaded.network, settings, found)
     job = replace(job, threads=settings.threads or _threads(job, folder, len(manifest.shards(found.table)) * jobs))
-    return _plan(job, settings, folder, found, loaded.pickled)
+    return _plan(job, settings, folder, found, loaded)
 
 
 def _needed(method: Method, loaded: Loaded) -> Network:
@@ -131,7 +132,7 @@ def _divided(job: Job, network: Network | None, settings: Settings, found: Input
     return job, found
 
 
-def _plan(job: Job, settings: Settings, folder: Path, found: Inputs, pickled: bytes | None) -> Plan:
+def _plan(job: Job, settings: Settings, folder: Path, found: Inputs, loaded: Loaded) -> Plan:
     """Say which shards are to be computed, and what disk they take."""
     parts = manifest.shards(found.table)
     shards = {} if settings.mode == "overwrite" else committed(folder / "shards")
@@ -145,8 +146,8 @@ def _plan(job: Job, settings: Settings, folder: Path, found: Inputs, pickled: by
     count = sum(len(part) for number, part in parts.items() if number in generations)
     method = job.method
     size = count * predicted_size(method.result, job.keep, job.geometry.size, job.heatmap_size, method.details)
-    _check_disk(folder.parent, size)
-    return Plan(folder, job, found, dict(sorted(generations.items())), done, size, pickled)
+    check_disk(folder.parent, size)
+    return Plan(folder, job, found, dict(sorted(generations.items())), done, size, loaded)
 
 
 def _job(
@@ -289,7 +290,8 @@ def _check_labels(job: Job, table: pa.Table, say: Say) -> None:
         say(f"{len(unknown)} of {len(labels)} labels name no class of the model: {few}; neither right nor wrong there")
 
 
-def _check_disk(out: Path, size: int) -> None:
+def check_disk(out: Path, size: int) -> None:
+    """Refuse, with `UsageError`, what would not fit on the disk."""
     there = next(path for path in (out.resolve(), *out.resolve().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if size > free:

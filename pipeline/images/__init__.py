@@ -16,6 +16,7 @@ from .objectives import (
     guided,
     l2,
     layer,
+    lead,
     logit,
     neuron,
     objective,
@@ -26,6 +27,7 @@ from .objectives import (
 from .optimize import Glance, Result, maximize, minimize
 from .optimizers import Adam, Ascent
 from .parameterization import Fourier, Pixels
+from .universal import universal_patch
 
 __all__ = [
     "LBFGS",
@@ -44,6 +46,7 @@ __all__ = [
     "guided",
     "l2",
     "layer",
+    "lead",
     "logit",
     "maximize",
     "minimize",
@@ -52,4 +55,5 @@ __all__ = [
     "probability",
     "style",
     "total_variation",
+    "universal_patch",
 ]

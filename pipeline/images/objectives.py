@@ -103,6 +103,16 @@ def probability(target: Tensor) -> Objective:
     return objective(OUTPUT, name="log probability")(lambda seen: _of_class(seen.logits.log_softmax(1), seen, target))
 
 
+def lead(target: Tensor) -> Objective:
+    """By how much the logit of each image's class is above all others; `target` as in `logit`."""
+
+    def above(seen: Seen) -> Tensor:
+        own = _rows(target, seen)[:, None]
+        return _of_class(seen.logits, seen, target) - seen.logits.scatter(1, own, -torch.inf).amax(1)
+
+    return objective(OUTPUT, name="lead")(above)
+
+
 def _of_class(scores: Tensor, seen: Seen, target: Tensor) -> Tensor:
     return scores.gather(1, _rows(target, seen)[:, None]).squeeze(1)
 

@@ -21,6 +21,7 @@ from .objectives import Objective, Seen
 from .optimizers import Adam, Optimizer, Project, Run
 from .parameterization import Parameterization, Pixels
 from .projections import Projection, Step, chained
+from .rounding import Rounding
 from .seeds import seeds_for
 from .transforms import Transform
 
@@ -62,6 +63,7 @@ class _Task:
     parameterization: Parameterization
     transforms: Sequence[Transform]
     projections: Sequence[Projection]
+    rounding: Rounding | None
     until: Objective | None
     tolerance: float
     patience: int
@@ -83,6 +85,7 @@ def minimize(
     parameterization: Parameterization | None = None,
     transforms: Sequence[Transform] = (),
     projections: Sequence[Projection] = (),
+    rounding: Rounding | None = None,
     seeds: Tensor | None = None,
     until: Objective | None = None,
     tolerance: float = 0.0,
@@ -104,6 +107,7 @@ def minimize(
         parameterization: `Pixels()` unless given, or `Fourier()`.
         transforms: applied in order to what the network sees, drawn anew each step.
         projections: applied in order to the pixels after each step.
+        rounding: what a file keeps of the images. All that is seen and returned is rounded; gradients pass by that.
         seeds: `(N,)` whole numbers that the transforms draw from; 0, 1, 2 … unless given.
         until: ends an image, as it is, once this is above 0.
         tolerance: ends an image whose best objective has not improved by this share in the last `patience` steps.
@@ -118,7 +122,7 @@ def minimize(
     """
     task = _Task(
         model, objective, steps, optimizer or Adam(), parameterization or Pixels(), transforms, projections,
-        until, tolerance, patience, snapshot_every,
+        rounding, until, tolerance, patience, snapshot_every,
     )  # fmt: skip
     return _optimize(task, start, seeds, skip, batch, progress, watch)
 
@@ -176,8 +180,9 @@ def _check(task: _Task, start: Tensor, batch: int | None) -> None:
             raise UsageError(f"{name}: expected a whole number above 0, got {number!r}")
     if start.numel() and not bool(start.isfinite().all()):
         raise UsageError("start: expected finite images, got NaN or infinite values")
-    if isinstance(task.optimizer, LBFGS) and (task.transforms or task.projections or task.until):
-        raise UsageError("L-BFGS wants the same function at every step: no transforms, projections, until; use Adam()")
+    if isinstance(task.optimizer, LBFGS) and (task.transforms or task.projections or task.rounding or task.until):
+        expected = "the same smooth function at every step: no transforms, projections, rounding, until"
+        raise UsageError(f"L-BFGS wants {expected}; use Adam()")
     if task.projections and not isinstance(task.parameterization, Pixels):
         raise UsageError(f"projections act on pixels, which {task.parameterization} does not keep; leave one out")
 
@@ -226,7 +231,7 @@ class _Course:
 
     def images(self) -> Tensor:
         """Return the images that have not ended, as they are."""
-        return self._painted(self.state.iterates)
+        return self._painted(self.state.iterates, self.rows)
 
     def _evaluate(self) -> None:
         values, gradients, met = self._found()
@@ -245,12 +250,12 @@ class _Course:
         self._record(new, losses, told=1)
         every = self.task.snapshot_every
         if every and bool((kept := new & (self.state.steps % every == 0) & (self.state.steps > 0)).any()):
-            pictures = self._painted(self.state.iterates[kept.to(values.device)])
+            pictures = self._painted(self.state.iterates[kept.to(values.device)], self.rows[kept])
             for row, step, picture in zip(self.rows[kept], self.state.steps[kept].tolist(), pictures, strict=True):
                 self.result.snapshots[step // every - 1][row] = picture
         ended = self.state.over | (self.state.steps >= self.task.steps) | self._stalled()
         before = self.state.rows[ended].to(self.before.device)
-        self.before[before] = self._painted(self.state.finite[ended.to(values.device)])
+        self.before[before] = self._painted(self.state.finite[ended.to(values.device)], self.rows[ended])
         self._end(ended, self.state.iterates)
 
     def _found(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -258,8 +263,7 @@ class _Course:
         task, rows = self.task, self.rows
         with torch.enable_grad():
             leaf = self.state.points.detach().requires_grad_()
-            images = task.parameterization.images(leaf, self.size)
-            shown = images
+            images = shown = self._images(leaf, rows)
             for stream, transform in enumerate(task.transforms):
                 shown = transform(shown, self.seeds[rows], self.state.told, stream)
             seen = Seen(images, activations(task.model, shown, task.layers) if task.layers else {}, rows)
@@ -293,7 +297,7 @@ class _Course:
         if not bool(ended.any()):
             return
         rows, steps = self.rows[ended], self.state.steps[ended]
-        pictures = self._painted(places[ended.to(places.device)])
+        pictures = self._painted(places[ended.to(places.device)], rows)
         self.result.images[rows.to(pictures.device)] = pictures
         self.result.steps[rows] = steps
         for number, snapshot in enumerate(self.result.snapshots, 1):
@@ -316,8 +320,16 @@ class _Course:
         self.result.loss[self.members] = torch.where(infinite, self.losses, values.to(self.losses.dtype))
 
     @torch.no_grad()
-    def _painted(self, parameters: Tensor) -> Tensor:
-        return self.task.parameterization.images(parameters, self.size).clamp(0, 1)
+    def _painted(self, parameters: Tensor, rows: Tensor) -> Tensor:
+        return self._images(parameters, rows).clamp(0, 1)
+
+    def _images(self, parameters: Tensor, rows: Tensor) -> Tensor:
+        """Return the images at `rows`, rounded; the gradient is that of the images before."""
+        images = self.task.parameterization.images(parameters, self.size)
+        if self.task.rounding is None:
+            return images
+        plain = images.detach()
+        return self.task.rounding(plain, rows) + (images - plain)
 
     def _projecting(self) -> Project | None:
         if not self.task.projections:

@@ -1,5 +1,7 @@
 """Random numbers that belong to an image: from its seed and a place in its own sequence, whatever batch it is in."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,3 +39,17 @@ def noise(seeds: Tensor, size: tuple[int, int], mean: float = 0.5, std: float = 
     """Return start images `(N, 3, *size)` float32 of normal noise, each from its own seed; not clipped to [0, 1]."""
     made = [torch.randn(3, *size, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
     return torch.stack(made).mul_(std).add_(mean) if made else torch.empty(0, 3, *size)
+
+
+def in_ball(seeds: Tensor, shape: Sequence[int], norm: str) -> Tensor:
+    """Return `(N, *shape)` float32, drawn evenly from the unit ball of norm `inf` or `2`, each from its own seed."""
+    made = [_in_ball(torch.Generator().manual_seed(int(seed)), shape, norm) for seed in seeds]
+    return torch.stack(made) if made else torch.empty(0, *shape)
+
+
+def _in_ball(generator: torch.Generator, shape: Sequence[int], norm: str) -> Tensor:
+    if norm == "inf":
+        return torch.empty(*shape).uniform_(-1, 1, generator=generator)
+    direction = torch.empty(*shape).normal_(generator=generator)
+    radius = torch.empty(1).uniform_(generator=generator).pow(1 / direction.numel())
+    return direction.mul(radius / direction.norm())

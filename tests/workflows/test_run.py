@@ -204,7 +204,7 @@ def test_overwriting_begins_after_what_can_fail(photographs, module, tmp_path):
 def test_two_first_runs_of_one_folder_share_its_manifest(photographs, module, tmp_path):
     def interleaved(task, calls, stop):
         with pytest.raises(RefusedError, match="another run has begun"):
-            runs._begin(late, Settings())
+            runs._begin([late], Settings())
         return serial(task, calls, stop)
 
     from afterimage.registry import method
