@@ -261,8 +261,8 @@ def test_pictures_too_large_for_memory_are_refused_before_work(monkeypatch):
     [
         ({"steps": 0}, "steps: expected a whole number above 0, got 0"),
         ({"steps": 1, "batch": 0}, "batch: expected"),
-        ({"steps": 1, "optimizer": LBFGS(), "transforms": [Jitter(2)]}, "L-BFGS wants the same function"),
-        ({"steps": 1, "optimizer": LBFGS(), "projections": [clip()]}, "L-BFGS wants the same function"),
+        ({"steps": 1, "optimizer": LBFGS(), "transforms": [Jitter(2)]}, "L-BFGS wants the same smooth function"),
+        ({"steps": 1, "optimizer": LBFGS(), "projections": [clip()]}, "L-BFGS wants the same smooth function"),
         ({"steps": 1, "parameterization": Fourier(), "projections": [clip()]}, "projections act on pixels"),
         ({"steps": 1, "seeds": torch.tensor([1])}, "seeds: expected 2 whole numbers"),
     ],
