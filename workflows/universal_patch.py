@@ -138,7 +138,7 @@ class _Pictures:
 
 def command() -> click.Command:
     """Return the command `universal-patch`."""
-    from .cli import _click_option
+    from .cli import click_option
 
     def run(paths: tuple[str, ...], **given: Any) -> None:
         if len(paths) < 2:
@@ -154,7 +154,7 @@ def command() -> click.Command:
         callback=run,
         params=[
             click.Argument(["paths"], nargs=-1, metavar="INPUT... FILE.png"),
-            *(_click_option(one) for one in options_of(Training)),
+            *(click_option(one) for one in options_of(Training)),
         ],
         help="Train one small picture that makes a network see a class wherever it lies on whichever image.\n\n"
         "Brown et al., Adversarial patch, 2017 (arXiv:1712.09665). 'afterimage fool INPUT... OUT --attack patch "
