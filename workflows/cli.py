@@ -37,6 +37,8 @@ def app() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    from .universal_patch import command as universal_patch
+
     for found in methods().values():
         app.add_command(command_of(found))
     app.add_command(universal_patch())
