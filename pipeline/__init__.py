@@ -22,9 +22,10 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_HOMES[name], __name__), name)
         globals()[name] = value
         return value
-    from .registry import methods
+    if name[:1].isupper():  # a submodule is asked for here too, while methods are yet to be imported
+        from .registry import methods
 
-    for method in methods().values():
-        if method.cls.__name__ == name:
-            return method.cls
+        for method in methods().values():
+            if method.cls.__name__ == name:
+                return method.cls
     raise AttributeError(f"module 'afterimage' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
@@ -81,6 +82,8 @@ def command_of(found: Method) -> click.Command:
     where = f"{what} is {kinds}; OUT a folder for the results."
     flags = {"model": found.defaults.network_flag}
     options = (*own_options(found), *named_options(found), *settings_of(found))
+    if twice := [name for name, count in Counter(option.name for option in options).items() if count > 1]:
+        raise TypeError(f"{found.verb}: expected options that no setting or picture is called as, got {twice[0]}")
     return click.Command(
         found.verb,
         callback=command,

@@ -125,6 +125,7 @@ def record(folder: Path, job: Job, manifest_sha256: str, extending: bool) -> Non
         "config_sha256": sha256_of(config),
         "manifest_sha256": manifest_sha256,
         "result": job.method.result.name,
+        "generates": job.method.generates,
         "details": [{"name": detail.name, "kind": detail.kind.name} for detail in job.method.details],
         "named": [{"name": one.name, "uri": one.uri, "sha256": one.sha256, "weight": one.weight} for one in job.named],
         "model": {

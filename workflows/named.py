@@ -20,6 +20,8 @@ from .decode import ImageError, decode, read
 from .geometry import Geometry, fit
 from .manifest import path_of
 
+FOLDER = "named"
+"""Of a job's folder, where small JPEGs of the pictures lie, for the page."""
 SEVERAL = ("style",)
 """Parameters that take a sequence; the others take one picture."""
 FITTED = ("mask", "start")

@@ -21,13 +21,16 @@ from afterimage.registry import Method, method
 from . import manifest
 from .cluster import Call, Task, connected, distributed_network, serial, through
 from .comparison import Found, compare
-from .files import locked
+from .files import locked, write_whole
 from .forks import warm_up
 from .inputs import Say
 from .job import record
+from .named import FOLDER as NAMED
+from .named import pixels_of
 from .pages.write import write_pages
 from .plan import Plan, check_disk, plan_run
 from .progress import Report, Silent, reporting
+from .results import bounded, jpeg
 from .settings import Settings, divided
 from .shards import Commit, committed
 from .staging import FOLDER as PICTURES
@@ -179,6 +182,13 @@ def _begin(plans: Sequence[Plan], settings: Settings) -> None:
             manifest.write(out, inputs.new, afresh=settings.mode == "overwrite")
     for plan in plans:
         record(plan.folder, plan.job, manifest.digest(plan.table), settings.mode == "extend")
+        for number, one in enumerate(plan.job.named):
+            small = jpeg(bounded(pixels_of(one, plan.job.max_pixels)))
+            write_whole(plan.folder / NAMED / f"{number}.jpg", partial(_write, small))
+
+
+def _write(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
 
 
 @contextmanager

@@ -116,9 +116,9 @@ class _Drawing:
 
     def _draw_block(self, block: Block, top: int) -> int:
         heads, rows, beside = block
-        for number, head in enumerate(heads):
-            self._draw_head(head, self._left + self._beside + number * (self._cell[0] + GAP), top)
         top += self._head_height(block)
+        for number, head in enumerate(heads):
+            self._draw_head(head, self._left + self._beside + number * (self._cell[0] + GAP), top - LINE)
         for number, row in enumerate(rows):
             if beside:
                 self._draw_beside(beside[number], top)
@@ -128,10 +128,9 @@ class _Drawing:
         return top + GAP
 
     def _draw_head(self, head: Head, left: int, top: int) -> None:
-        thumbs, height = self._thumbs(head)
-        self._draw.text((left, top + height), _fitting(head.label, self._cell[0]), INK, font(TEXT))
-        for thumb in thumbs:
-            self.image.paste(thumb, (left, top))
+        self._draw.text((left, top), _fitting(head.label, self._cell[0]), INK, font(TEXT))
+        for thumb in self._thumbs(head)[0]:
+            self.image.paste(thumb, (left, top - GAP // 2 - thumb.height))
             left += thumb.width + GAP
 
     def _draw_beside(self, head: Head, top: int) -> None:

@@ -1,6 +1,8 @@
 """Runs of methods that make pictures: files and rows, seeds, named pictures, subjects, divergence, refusals."""
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from afterimage import RefusedError, UsageError
-from afterimage.workflows import run, verify
+from afterimage import RefusedError, UsageError, registry
+from afterimage.registry import methods
+from afterimage.workflows import cli, run, underway, verify
 from afterimage.workflows.calls import seed_of
 from afterimage.workflows.shards import committed
 from tests.workflows.fixtures import photograph
@@ -325,3 +328,88 @@ def test_a_changed_style_stops_the_run(module, inputs, tmp_path):
 
     with pytest.raises(RefusedError, match=r"style: style\.png is not the file that the run was planned with"):
         run("tint", inputs, tmp_path / "out", model=module, style=Path(style), executor=late)
+
+
+def test_progress_within_an_image_is_told_to_the_bar(module, inputs, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(underway, "SECONDS_BETWEEN_WRITES", 0.0)
+
+    def watching(task, calls, stop):
+        for folder, *rest in calls:
+            before = underway.NUMBER.pack
+            monkeypatch.setattr(underway, "NUMBER", Recording(before, told))
+            yield task(folder, *rest)
+
+    run("blend", inputs, tmp_path / "out", model=module, limit=2, steps=4, batch_size=2, executor=watching)
+    assert told == [0.5, 1.0, 1.5, 2.0, 2.0]
+
+
+class Recording:
+    """Packs numbers as they are packed, and keeps them."""
+
+    def __init__(self, pack, told):
+        self._pack, self._told = pack, told
+
+    def pack(self, number):
+        self._told.append(number)
+        return self._pack(number)
+
+
+def test_cores_without_a_picture_of_their_own_help_with_the_others(module, inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "style.png")
+    given = {"model": module, "style": tmp_path / "style.png", "size": 32}
+
+    def threads(job, **more):
+        local("tint", inputs, tmp_path / "out", name=job, **given, **more)
+        return json.loads((tmp_path / "out" / job / "run.json").read_text())["config"]["threads"]
+
+    assert threads("five") == 8 // 5
+    assert threads("chosen", threads=3) == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    assert threads("chosen", threads=3) == 3
+    local("blend", inputs, tmp_path / "one", model=module, limit=1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    assert local("blend", inputs, tmp_path / "one", model=module, limit=1).computed == 0, "what it began with, it keeps"
+
+
+def test_commands_offer_what_bears_on_them(capsys):
+    def helped(verb):
+        with pytest.raises(SystemExit):
+            cli.command_of(methods()[verb])(["--help"])
+        return " ".join(capsys.readouterr().out.split())
+
+    tint, invent, blend, saliency = map(helped, ("tint", "invent", "blend", "saliency"))
+    assert "--model, --loss-net MODEL" in tint
+    assert "without it demo" in tint
+    assert re.search(r"--fit \[.*\] .*\[default: inside\]", tint)
+    assert re.search(r"--size SIZE .*default: 48", tint)
+    for flag in ("--style", "--mask", "--seed", "--sweep", "--strength"):
+        assert f"{flag} " in tint
+    assert "SUBJECT... OUT" in invent
+    for flag in ("--of", "--target", "--labels", "--size", "--fit", "--max-pixels"):
+        assert f"{flag} " not in invent
+    for flag in ("--target", "--seed", "--labels", "--keep [none|all]"):
+        assert f"{flag} " in blend
+    assert "--heatmap-size " not in blend
+    for flag in ("--seed", "--sweep"):
+        assert f"{flag} " not in saliency
+
+
+def test_a_loss_network_is_called_so_in_errors(inputs, tmp_path):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "style.png")
+    with pytest.raises(UsageError, match=r"name its network too, as --loss-net resnet50 --weights x\.safetensors"):
+        local("tint", inputs, tmp_path / "out", model="x.safetensors", style=tmp_path / "style.png")
+
+
+def test_an_option_may_not_be_called_as_a_setting(monkeypatch):
+    class Odd:
+        """Odd."""
+
+        labels: str = registry.option("a", "labels")
+
+        def __call__(self, model: torch.nn.Module, images: torch.Tensor) -> registry.Image: ...
+
+    registry.register(Odd, verb="odd")
+    with pytest.raises(TypeError, match="odd: expected options that no setting or picture is called as, got labels"):
+        cli.command_of(methods()["odd"])

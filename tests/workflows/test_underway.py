@@ -4,7 +4,7 @@ import pytest
 
 from afterimage.workflows import progress, underway
 from afterimage.workflows.progress import Lines, speed
-from afterimage.workflows.underway import forget, images_under_way, telling
+from afterimage.workflows.underway import Portion, forget, images_under_way, telling
 
 
 def test_a_shard_tells_how_far_it_is_and_leaves_nothing(tmp_path, monkeypatch):
@@ -58,3 +58,39 @@ def test_lines_count_shards_under_way_and_take_nothing_back(capsys, monkeypatch)
 @pytest.mark.parametrize(("rate", "text"), [(0, "0.0/s"), (31.26, "31.3/s"), (1, "1.0/s"), (0.125, "8.0 s each")])
 def test_slow_rates_are_told_in_seconds(rate, text):
     assert speed(rate) == text
+
+
+def test_an_image_that_takes_long_counts_by_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(underway, "SECONDS_BETWEEN_WRITES", 0.0)
+    with telling(tmp_path, 0) as tell:
+        portion = Portion(tell, 4)
+        step = portion.steps(4)
+        for done, expected in [(1, 0.5), (4, 2), (3, 2), (8, 4), (16, 4)]:
+            step(done, 8)
+            assert images_under_way(tmp_path) == expected
+        portion.end()
+        assert images_under_way(tmp_path) == 4
+
+
+def test_images_that_are_done_again_count_once(tmp_path, monkeypatch):
+    """A batch that failed half-way is done again one by one."""
+    monkeypatch.setattr(underway, "SECONDS_BETWEEN_WRITES", 0.0)
+    with telling(tmp_path, 0) as tell:
+        portion = Portion(tell, 3)
+        portion.steps(3)(5, 10)
+        for _ in range(3):
+            portion.steps(1)(10, 10)
+        assert images_under_way(tmp_path) == 3
+        portion.end()
+        assert images_under_way(tmp_path) == 3
+
+
+def test_a_reader_that_comes_in_the_middle_of_a_write_counts_nothing(tmp_path):
+    (tmp_path / ".00001.underway").write_bytes(b"")
+    assert images_under_way(tmp_path) == 0
+
+
+def test_lines_tell_how_far_a_single_image_is(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    Lines(1, {}).glance(0.25)
+    assert capsys.readouterr().err.startswith("0.2 of 1 images, ")

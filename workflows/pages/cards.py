@@ -8,21 +8,26 @@ from urllib.parse import unquote_to_bytes
 from afterimage.registry import Detail
 
 from ..rows import COMMON, PICTURES
+from ..subjects import is_subject
 from .details import Details, details
 from .pictures import SIDE, Picture, Row, picture
 
-COLUMNS = (*(name for name, _ in COMMON if not name.startswith("crop_box")), *PICTURES)
+COLUMNS = (*(name for name, _ in COMMON if not name.startswith("crop_box")), "file", *PICTURES)
 FACTS = ("label", "prediction", "probability", "target", "target_probability")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is to be known of a job to read its rows: its name, its model's classes and its method's details."""
+    """What is to be known of a job to read its rows: its title, its model's classes and its method's details.
+
+    `folder` is the address of its folder for a method that makes pictures.
+    """
 
     job: str
     categories: Sequence[str]
     details: Sequence[Detail]
     known: frozenset[str]
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,11 @@ class Facts:
     target: str | None
     target_probability: float | None
     verdict: str | None
+
+    @property
+    def told(self) -> bool:
+        """Whether there is anything to tell."""
+        return any(one is not None for one in (self.label, self.prediction, self.target))
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -53,6 +63,13 @@ class View:
     drawing: Picture | None
     overlay: Picture | None
     details: Details
+    makes_images: bool = False
+    link: str | None = None
+
+    @property
+    def shows(self) -> bool:
+        """Whether there is something to show: of what diverged, the last picture before."""
+        return self.status in ("ok", "diverged")
 
     @property
     def pictures(self) -> list[Picture]:
@@ -82,15 +99,25 @@ class Card:
         return bool(self.image) and (len(self.views) > 1 or any(view.details.sights for view in self.views))
 
     @property
+    def painted(self) -> bool:
+        """Whether pictures were made of the input, or of a subject, so that they keep their proportions."""
+        return any(view.makes_images for view in self.views)
+
+    @property
+    def gallery(self) -> bool:
+        """Whether what several jobs made of it stands picture beside picture."""
+        return len(self.views) > 1 and all(view.makes_images for view in self.views)
+
+    @property
     def facts(self) -> Facts | None:
         """The facts of all jobs where they agree to the digits shown, else None."""
-        facts = [view.facts for view in self.views if view.status == "ok"]
+        facts = [view.facts for view in self.views if view.shows]
         return facts[0] if len({fact.shown for fact in facts}) == 1 else None
 
     @property
     def failure(self) -> View | None:
         """The first view where all jobs failed alike, else None."""
-        alike = len({(view.status, view.error) for view in self.views}) == 1 and self.views[0].status != "ok"
+        alike = len({(view.status, view.error) for view in self.views}) == 1 and not self.views[0].shows
         return self.views[0] if alike else None
 
     @property
@@ -116,11 +143,16 @@ def card(rows: Iterable[tuple[Source, Row]]) -> Card:
 def view(source: Source, row: Row) -> View:
     """Return one job's view of an input."""
     ok = row["status"] == "ok"
-    judged = ok and row["label"] in source.known
+    judged = ok and row["label"] in source.known and row["prediction"] is not None
     verdict = ("right" if row["label"] == row["prediction"] else "wrong") if judged else None
-    facts = Facts(**{name: row[name] for name in FACTS}, verdict=verdict)
+    known = {name: row[name] for name in FACTS}
+    if is_subject(row["uri"]):
+        known["target"] = None  # the card is called so
+    facts = Facts(**known, verdict=verdict)
     drawn = picture(row, "drawing"), picture(row, "overlay")
-    return View(source.job, row["status"], row["error"], facts, *drawn, details(row, source.details, source.categories))
+    made = details(row, source.details, source.categories)
+    link = f"{source.folder}/{row['file']}" if source.folder and row.get("file") else None
+    return View(source.job, row["status"], row["error"], facts, *drawn, made, source.folder is not None, link)
 
 
 def side(cards: Iterable[Card]) -> int | None:

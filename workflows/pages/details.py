@@ -1,12 +1,14 @@
-"""What a page shows of a method's details: pictures, framed and with their figures, and maps of classes.
+"""What a page shows of a method's details: pictures, framed and with their figures, maps of classes, curves.
 
 Names tell what belongs together: `worst_box` is what to frame in the picture `worst`, `worst_probability` the target's
-probability on that picture, and any other `worst_…` a figure of it.
+probability on that picture, and any other `worst_…` a figure of it. `seen_probability` is that of the class `seen_as`,
+`difference_10` is ten times the picture `difference`; `loss` and `steps` are told by the curve `losses`, where it is.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from afterimage.registry import Detail
 
 from ..details import BOX
 from .pictures import Picture, Row, colored, picture
+from .traces import Trace, trace
 
 Color = tuple[int, int, int]
 PREDICTED: Color = (168, 172, 178)
@@ -25,12 +28,13 @@ COLORS: tuple[Color, ...] = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204,
 
 @dataclass(frozen=True)
 class Figure:
-    """A number of a method's own; for a probability, also what it was before."""
+    """A number of a method's own, or a class or a word; for a probability, also what it was before."""
 
     name: str
-    value: float
+    value: float | None
     before: float | None = None
     share: bool = False
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Details:
     sights: list[Sight]
     maps: list[ClassMap]
     figures: list[Figure]
+    traces: list[Trace]
 
 
 def details(row: Row, declared: Sequence[Detail], categories: Sequence[str]) -> Details:
@@ -74,10 +79,15 @@ def details(row: Row, declared: Sequence[Detail], categories: Sequence[str]) -> 
     kinds = {detail.name: detail.kind.name for detail in declared}
     pictures = [name for name, kind in kinds.items() if kind == "images"]
     values = [name for name, kind in kinds.items() if kind == "values" and row.get(name) is not None]
+    curves = [name for name, kind in kinds.items() if kind == "curve" and row.get(name) is not None]
+    traces = [made for name in curves if (made := _trace(row, name))]
+    classes = _classes(row, kinds)
+    told = {*classes.values(), *(("loss", "steps") if traces and "losses" in curves else ())}
+    values = [name for name in values if name not in told]
     owners = {name: next((stem for stem in pictures if name.startswith(f"{stem}_")), None) for name in values}
     sights = [
         Sight(
-            readable(stem) + (" window" if f"{stem}_box" in kinds else ""),
+            re.sub(r" (\d+)$", r" × \1", readable(stem)) + (" window" if f"{stem}_box" in kinds else ""),
             picture(row, stem, _box(row, f"{stem}_box")),
             [_figure(row, name, name.removeprefix(f"{stem}_")) for name in values if owners[name] == stem],
         )
@@ -87,8 +97,18 @@ def details(row: Row, declared: Sequence[Detail], categories: Sequence[str]) -> 
     return Details(
         [one for one in sights if one.picture or one.figures],
         [_class_map(row, name, categories) for name in grids],
-        [_figure(row, name, name) for name in values if owners[name] is None],
+        [
+            *(Figure(readable(name), row.get(own), share=True, text=row[name]) for name, own in classes.items()),
+            *(_figure(row, name, name) for name in values if owners[name] is None),
+        ],
+        traces,
     )
+
+
+def _classes(row: Row, kinds: dict[str, str]) -> dict[str, str]:
+    """Return the columns that hold a class, each with that of the class's probability."""
+    found = [name for name, kind in kinds.items() if kind == "class" and row.get(name) is not None]
+    return {name: f"{name.removesuffix('_as')}_probability" for name in found}
 
 
 def _box(row: Row, name: str) -> tuple[int, int, int, int] | None:
@@ -96,7 +116,19 @@ def _box(row: Row, name: str) -> tuple[int, int, int, int] | None:
     return None if x0 is None or y0 is None or x1 is None or y1 is None else (x0, y0, x1, y1)
 
 
+def _trace(row: Row, name: str) -> Trace | None:
+    """Return a curve; that of the losses ends in the loss of the picture as it is."""
+    if name != "losses":
+        return trace(readable(name), row[name])
+    made = trace("loss", row[name])
+    return made if made is None or row.get("loss") is None else replace(made, last=row["loss"])
+
+
 def _figure(row: Row, column: str, name: str) -> Figure:
+    if name == "steps":
+        return Figure(name, None, text=f"{row[column]:,.0f}")
+    if name == "success":
+        return Figure(name, row[column], text="yes" if row[column] == 1 else "no")
     share = name == "probability" or name.endswith("_probability")
     before: Any = row.get("target_probability") if name == "probability" else None
     return Figure(readable(name), row[column], before, share)

@@ -1,6 +1,7 @@
 """The jobs of an output folder as a page sees them: what was asked for, and the shards committed so far."""
 
 import json
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,14 @@ from afterimage.errors import UsageError
 from afterimage.registry import Detail, Kind
 
 from ..details import columns
+from ..job import NO_NETWORK
+from ..manifest import path_of
+from ..named import FOLDER as NAMED
 from ..shards import Commit, committed, read_shard
+from .pictures import Picture, embedded
+
+SMALL = 240
+"""Pixels: the longer side of a named picture on the page."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,30 @@ class Job:
     @property
     def model(self) -> str:
         """The model's name."""
-        return str(self.run["model"]["name"])
+        name = str(self.run["model"]["name"])
+        return "no network" if name == NO_NETWORK else name
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether the method makes pictures; runs of 0.1.0 do not say, and made maps."""
+        return bool(self.run.get("result") == "image")
+
+    @property
+    def generates(self) -> bool:
+        """Whether its items are classes and neurons."""
+        return bool(self.run.get("generates", False))
+
+    @property
+    def named(self) -> list[tuple[str, Picture]]:
+        """The pictures that all its items share, with what to call them."""
+        found = []
+        for number, one in enumerate(self.run.get("named", [])):
+            file = self.folder / NAMED / f"{number}.jpg"
+            title = os.path.basename(path_of(one["uri"])).decode(errors="replace")
+            weight = "" if one["weight"] is None else f" · {one['weight']:g}"
+            if file.exists():
+                found.append((f"{one['name']}: {title}{weight}", embedded(file, SMALL)))
+        return found
 
     @property
     def categories(self) -> list[str]:
@@ -67,8 +98,11 @@ class Job:
         config, classes = self.run["config"], self.categories
         target = str(config["target"])
         target = classes[int(target)] if classes and target.isdigit() else target
-        options = [f"{name} {text}" for name, text in flat(config["options"]) if text != "–"]
-        return [f"target {target}", *options, str(config["precision"]), str(config["device"])]
+        given = {name: value for name, value in config["options"].items() if value not in (None, False)}
+        options = [name if text == "True" else f"{name} {text}" for name, text in flat(given)]
+        aims = [f"target {target}"] if target != "none" else []
+        seed = [f"seed {config['seed']}"] if "seed" in config else []
+        return [*aims, *options, *seed, str(config["precision"]), str(config["device"])]
 
     @property
     def settings(self) -> list[tuple[str, str]]:

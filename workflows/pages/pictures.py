@@ -4,6 +4,7 @@ import io
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,16 @@ def reduced(data: bytes) -> tuple[bytes, int, int]:
         smaller = io.BytesIO()
         image.save(smaller, "jpeg", quality=90)
         return smaller.getvalue(), image.height, image.width
+
+
+def embedded(file: Path, longest: int) -> Picture:
+    """Return the picture in a file of ours, made smaller where its longer side is beyond `longest`."""
+    with Image.open(file) as image:
+        shown = image.convert("RGB")
+    if max(shown.size) > longest:
+        shown.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=None)
+    encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(shown), 88, colorspace="RGB", colorsubsampling="444")
+    return Picture(_address("jpeg", encoded), shown.width, shown.height)
 
 
 def colored(places: np.ndarray, colors: list[tuple[int, int, int]]) -> Picture:

@@ -19,7 +19,9 @@ from .jobs import Job
 # A section's number: wrong predictions, then each failure's place among the statuses (ok is the first), then the rest.
 WRONG, REST = 0, len(STATUSES)
 ORDER = [("section", "ascending"), ("order", "ascending"), ("key", "ascending")]
-COLUMNS = ("key", "status", "label", "prediction", "probability")
+COLUMNS = ("key", "status", "label", "prediction", "probability", "loss", "success")
+SPAN = 2**10
+"""More than the rows of a shard: places of subjects are counted by shard and row, in float32 up to 2²⁴ of them."""
 
 
 @dataclass
@@ -31,6 +33,10 @@ class Tally:
     right: int = 0
     predicted: int = 0
     probability: float = 0.0
+    losses: int = 0
+    loss: float = 0.0
+    tried: int = 0
+    successes: int = 0
 
     @property
     def rows(self) -> int:
@@ -52,6 +58,16 @@ class Tally:
         """The mean probability of the predicted class."""
         return self.probability / self.predicted if self.predicted else None
 
+    @property
+    def mean_loss(self) -> float | None:
+        """The mean final loss of the rows that are ok."""
+        return self.loss / self.losses if self.losses else None
+
+    @property
+    def success(self) -> float | None:
+        """The share of the rows with a success to tell that have it."""
+        return self.successes / self.tried if self.tried else None
+
     def add(self, rows: pa.Table) -> None:
         """Count the judged rows of a shard."""
         self.statuses.update(counts(rows["status"]))
@@ -59,6 +75,13 @@ class Tally:
         self.right += pc.sum(rows["right"]).as_py() or 0
         self.predicted += pc.count(rows["probability"]).as_py()
         self.probability += pc.sum(rows["probability"]).as_py() or 0.0
+        own = rows.filter(pc.equal(rows["status"], "ok"))
+        if "loss" in own.column_names:
+            self.losses += pc.count(own["loss"]).as_py()
+            self.loss += pc.sum(own["loss"]).as_py() or 0.0
+        if "success" in own.column_names:
+            self.tried += pc.count(own["success"]).as_py()
+            self.successes += pc.sum(pc.equal(own["success"], 1)).as_py() or 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +107,7 @@ def survey(jobs: Sequence[Job], limit: int, floor: int) -> Survey:
         judgments = []
         for job, tally, categories in zip(jobs, tallies, classes, strict=True):
             if shard in job.commits:
-                rows = judge(job.read(shard, COLUMNS), categories)
+                rows = judge(job.read(shard, COLUMNS), categories, shard * SPAN if job.generates else None)
                 tally.add(rows)
                 judgments.append(rows.select(["key", "section", "order"]))
         joined = join(judgments, shard)
@@ -96,21 +119,29 @@ def survey(jobs: Sequence[Job], limit: int, floor: int) -> Survey:
     return Survey(tallies, sections, first(kept, quotas(sections, limit, floor)))
 
 
-def judge(rows: pa.Table, categories: pa.Array) -> pa.Table:
+def judge(rows: pa.Table, categories: pa.Array, place: int | None = None) -> pa.Table:
     """Add to a job's rows: is the label `known` to the model, the prediction `right`; the `section`, the `order` in it.
 
-    A label that is no category of the model is neither right nor wrong.
+    A label that is no category of the model is neither right nor wrong. Subjects stand as they were asked for: `place`
+    is the first one's.
     """
     ok = pc.equal(rows["status"], "ok")
-    known = pc.and_(ok, pc.is_in(rows["label"], value_set=categories))
+    known = pc.and_(pc.and_(ok, pc.is_in(rows["label"], value_set=categories)), _predicted(rows))
     right = pc.and_(known, pc.fill_null(pc.equal(rows["label"], rows["prediction"]), False))
     wrong = pc.and_not(known, right)
     failure = pc.index_in(rows["status"], value_set=pa.array(STATUSES))
     section = pc.if_else(wrong, WRONG, pc.if_else(ok, REST, failure)).cast(pa.int32())
     order = pc.if_else(wrong, pc.negate(pc.fill_null(rows["probability"], 0.0)), 0.0).cast(pa.float32())
+    if place is not None:
+        order = pa.array(np.arange(place, place + len(rows)), pa.float32())
     for name, column in (("known", known), ("right", right), ("section", section), ("order", order)):
         rows = rows.append_column(name, column)
     return rows
+
+
+def _predicted(rows: pa.Table) -> pa.ChunkedArray:
+    """Return which rows have been predicted, where the method predicts at all: without, nothing is right or wrong."""
+    return pc.is_valid(rows["prediction"])
 
 
 def join(judgments: Iterable[pa.Table], shard: int) -> pa.Table:
