@@ -60,7 +60,7 @@ def check_maps(model: nn.Module, layers: Iterable[str], names: Iterable[str], im
 def _computed(model: nn.Module, picture: Tensor, names: Iterable[str], center: bool) -> Grams:
     with torch.inference_mode(False), torch.no_grad(), frozen(model):
         maps = activations(model, picture.clone() if picture.is_inference() else picture, names)
-        return {name: ops.gram(features, center, "positions")[0] for name, features in maps.items()}
+        return {name: ops.gram(features, center, "positions").sum(0) for name, features in maps.items()}
 
 
 def _digest(picture: Tensor) -> Hashable:
