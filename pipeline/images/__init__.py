@@ -5,6 +5,7 @@ from afterimage.images import channel, maximize, total_variation
 maximize(model, channel("layer3", 20) - 1e-3 * total_variation(), start, steps=256)
 """
 
+from .facets import facets
 from .lbfgs import LBFGS
 from .objectives import (
     Objective,
@@ -46,6 +47,7 @@ __all__ = [
     "beyond",
     "channel",
     "distance",
+    "facets",
     "guided",
     "l2",
     "layer",

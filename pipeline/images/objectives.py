@@ -229,9 +229,9 @@ def beyond(low: float = 0.0, high: float = 1.0) -> Objective:
     return objective(name=f"beyond [{low:g}, {high:g}]")(squares)
 
 
-def l2() -> Objective:
-    """‖x‖² of the image's pixels; for pictures around grey see `about`."""
-    return objective(name="‖x‖²")(lambda seen: _wide(seen.images).square().flatten(1).sum(1))
+def l2(about: float = 0.0) -> Objective:
+    """‖x − about‖² of the image's pixels."""
+    return objective(name="‖x‖²")(lambda seen: (_wide(seen.images) - about).square().flatten(1).sum(1))
 
 
 def alpha_norm(alpha: float, about: float = 0.5) -> Objective:

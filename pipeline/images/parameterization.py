@@ -87,10 +87,10 @@ class Fourier:
 
 @lru_cache(maxsize=8)
 def _frequency_scale(height: int, width: int, decay: float) -> Tensor:
-    """Return 1 / frequency^decay `(H, W // 2 + 1)`, that of the lowest one for the mean, times √(H·W)."""
+    """Return 1 / (4 frequency^decay) `(H, W // 2 + 1)`, that of the lowest one for the mean; the 4 is lucid's."""
     rows, columns = torch.fft.fftfreq(height, dtype=torch.float64), torch.fft.rfftfreq(width, dtype=torch.float64)
     frequencies = (rows[:, None].square() + columns.square()).sqrt()
-    scale: Tensor = (height * width) ** 0.5 / frequencies.clamp_min(1 / max(height, width)) ** decay
+    scale: Tensor = 0.25 / frequencies.clamp_min(1 / max(height, width)) ** decay
     return scale
 
 
