@@ -14,9 +14,10 @@ METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 PRELOADED = ["distributed", "afterimage.workflows.task", "afterimage.workflows.preload"]
 # Activations of tens of megabytes come and go with every batch: given back to the system each time, they would cost a
 # page fault per 4 KB. So glibc keeps what it can, in one arena for all threads, and torch asks for the rest in huge
-# pages.
+# pages. Threads that wait for one another sleep: where a core has other work, spinning made a step ten times as long.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": "134217728",
