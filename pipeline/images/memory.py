@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import UsageError
 from ..models.layers import activations
+from ..models.winograd import workspace
 
 SHARE = 0.8
 """Of the memory that is free, what a run may take."""
@@ -21,7 +22,8 @@ def batch_for(model: nn.Module, layers: Iterable[str], images: Tensor) -> int:
     """Return how many of `images` can be optimized at once. Raises UsageError where not even one fits."""
     if not len(images):
         return 1
-    return min(len(images), _fitting(predicted(model, layers, images[:1]), images))
+    held = workspace(model) if images.device.type == "cpu" else 0
+    return min(len(images), _fitting(predicted(model, layers, images[:1]), images, held=held))
 
 
 def check_pass(model: nn.Module, layers: Iterable[str], images: Tensor, name: str) -> None:
@@ -29,8 +31,8 @@ def check_pass(model: nn.Module, layers: Iterable[str], images: Tensor, name: st
     _fitting(predicted(model, layers, images[:1], gradients=False), images, name)
 
 
-def _fitting(needed: int, images: Tensor, name: str = "images") -> int:
-    free = int(SHARE * free_memory(images.device))
+def _fitting(needed: int, images: Tensor, name: str = "images", held: int = 0) -> int:
+    free = max(0, int(SHARE * free_memory(images.device)) - held)
     if needed > free:
         size = f"{images.shape[2]} × {images.shape[3]}"
         share = (free / needed) ** 0.5

@@ -15,6 +15,7 @@ from ..errors import UsageError
 from ..models.frozen import frozen
 from ..models.gradients import check_images
 from ..models.layers import activations
+from ..models.winograd import winograd
 from .lbfgs import LBFGS
 from .memory import batch_for
 from .objectives import Objective, Seen
@@ -165,13 +166,14 @@ def _optimize(
         start = start.clone() if start.is_inference() else start
         most = batch or batch_for(task.model, task.objective.layers, start)
         result = _left(task, start)
-        for begin in range(0, len(alive), most):
-            course = _Course(task, start, seeds, alive[begin : begin + most], result)
-            for number in course.run():
-                if progress is not None:
-                    progress(begin * task.steps + course.done, len(alive) * task.steps)
-                if watch is not None and len(course.rows):
-                    watch(Glance(number, course.rows, course.losses[course.state.rows], course.images))
+        with winograd(task.model):
+            for begin in range(0, len(alive), most):
+                course = _Course(task, start, seeds, alive[begin : begin + most], result)
+                for number in course.run():
+                    if progress is not None:
+                        progress(begin * task.steps + course.done, len(alive) * task.steps)
+                    if watch is not None and len(course.rows):
+                        watch(Glance(number, course.rows, course.losses[course.state.rows], course.images))
     return result
 
 
