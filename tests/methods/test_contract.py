@@ -26,6 +26,7 @@ def fitted(found: Method, side: int = 16, **given: Any) -> Any:
     extents = [option for option in found.options if Extent in option.kinds and option.default is not None]
     small = {option.name: max(1, _side(option.default) * side // 64) for option in extents if side < 64}
     few = {option.name: 3 for option in found.options if option.name == "steps"}
+    few |= {option.name: side for option in found.options if option.name == "side"}
     return found.cls(**{**small, **few, **given})
 
 

@@ -64,10 +64,14 @@ def test_equals_captum_in_float64(network, exact):
 def test_equals_captum_in_float32(network):
     images = pictures(2, SIDE)
     theirs = captum(network, images, 0.5)
-    assert distance(Occlusion(WINDOW, STRIDE)(network, images, TARGET), theirs) <= 1e-4
+    exact = Occlusion(WINDOW, STRIDE)(copy.deepcopy(network).double(), images.double(), TARGET)
+    # On a processor with AVX2 alone, float32 takes densenet121 further: Captum's own maps are 8e-5 from the exact ones.
+    allowed = max(1e-4, 4 * distance(theirs.double(), exact))
+    assert allowed < 1e-3
+    assert distance(Occlusion(WINDOW, STRIDE)(network, images, TARGET), theirs) <= allowed
     last = images.to(memory_format=torch.channels_last)
     # the same falls by convolutions that add in another order
-    assert distance(Occlusion(WINDOW, STRIDE)(network, last, TARGET), theirs) <= 1e-4
+    assert distance(Occlusion(WINDOW, STRIDE)(network, last, TARGET), theirs) <= allowed
 
 
 @pytest.mark.parametrize(
@@ -265,7 +269,8 @@ def test_keeps_the_memory_format_of_the_images():
 def test_a_fill_of_the_images_own_color_changes_nothing():
     images = torch.full((1, 3, 16, 16), 0.25)
     for fill in (0.25, (0.25, 0.25, 0.25), "mean"):
-        assert Occlusion(8, 4, fill)(mixed(), images).count_nonzero() == 0
+        # a picture alone and one in a batch may be convolved by different code: some last bits of the score, about 0.1
+        assert Occlusion(8, 4, fill)(mixed(), images).abs().max() < 1e-6
     # blurring adds up weights that are rounded
     assert Occlusion(8, 4, "blur")(mixed().double(), images.double()).abs().max() < 1e-12
     assert Occlusion(8, 4, 0.75)(mixed(), images).abs().max() > 1e-4
