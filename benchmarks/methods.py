@@ -100,11 +100,13 @@ def predicted(model: nn.Module, images: Tensor) -> Tensor:
         return predict(model, images).argmax(1)
 
 
-INPUTS: dict[str, Callable[[nn.Module, Tensor], Tensor | None]] = {
+INPUTS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
     "images": lambda model, images: images,
     "target": predicted,
     "content": lambda model, images: images,
-    "style": lambda model, images: images.flip(0),
+    "style": lambda model, images: [images[:1].flip(3)],
+    "weights": lambda model, images: None,
+    "mask": lambda model, images: None,
     "patch": lambda model, images: None,
     "seeds": lambda model, images: torch.arange(len(images)),
     "progress": lambda model, images: None,

@@ -1,11 +1,15 @@
 """Texture synthesis: more of a sample, of any size, with the sample's statistics and none of its places.
 
-    L = mean over l of E_l,   E_l = Σ (G − Ĝ)² / (4 N_l² M_l²),   G = F Fᵀ
+    neural   L = mean over l of E_l,   E_l = Σ (G − Ĝ)² / (4 N_l² M_l²),   G = F Fᵀ
+    nearest  texture(p) = sample(argmin_q ‖neighborhood of p so far − neighborhood of q‖²),  pixel by pixel
 
 F are a layer's N_l feature maps at M_l positions, Ĝ is the sample's Gram matrix. Sums over M_l positions divided by
 M_l² are means over positions, which serve for outputs of any size; `centered` takes F − mean F.
 
-Gatys, Ecker, Bethge, Texture Synthesis Using Convolutional Neural Networks, NeurIPS 2015 (arXiv:1505.07376).
+neural: Gatys, Ecker, Bethge, Texture Synthesis Using Convolutional Neural Networks, NeurIPS 2015 (arXiv:1505.07376);
+nearest: Wei, Levoy, Fast texture synthesis using tree-structured vector quantization, SIGGRAPH 2000
+(doi:10.1145/344779.345009); its pick within 1 + eps: Efros, Leung, Texture synthesis by non-parametric sampling, ICCV
+1999 (doi:10.1109/ICCV.1999.790383).
 """
 
 import math
@@ -28,6 +32,8 @@ from ..models.gradients import check_images
 from ..models.layers import names_of, resolve
 from ..models.stages import style_layers
 from ..models.windows import Extent
+from ..ops.nearest_texture import check as check_nearest
+from ..ops.nearest_texture import nearest_texture
 from ..painting import Painting, painted
 from ..registry import Image, Progress, option, register
 
@@ -39,8 +45,11 @@ RATE = 0.02
 
 @register(verb="texture", network="vgg19", network_flag="loss-net", fit="inside", size=256)
 class TextureSynthesis:
-    """More of a sample's texture, of any size, from noise."""
+    """More of a sample's texture, of any size."""
 
+    algorithm: Literal["neural", "nearest"] = option(
+        "neural", "noise brought to the sample's Gram matrices, or copies of its pixels by their neighborhoods"
+    )
     out: Extent | int | tuple[int, int] | None = option(None, "size: a side, or HEIGHTxWIDTH; default: the sample's")
     layers: str | None = option(None, "layers, a,b,c; default: the first of each resolution, five at most")
     gram: Literal["mean", "centered"] = option(
@@ -53,6 +62,9 @@ class TextureSynthesis:
     optimizer: Literal["lbfgs", "adam"] = option("lbfgs", "L-BFGS as in the paper, or Adam")
     steps: int = option(300, "how many at most")
     rate: float | None = option(None, "length of a step; default: 1 for lbfgs, 0.02 for adam")
+    window: int = option(9, "nearest: width of the neighborhood, odd; that of the largest structure to come out whole")
+    levels: int = option(3, "nearest: resolutions, each half of the one before")
+    eps: float | None = option(None, "nearest: pick at random among those within 1 + eps; default: the nearest one")
 
     def __post_init__(self) -> None:
         """Refuse, with UsageError, numbers that are none of their options'."""
@@ -62,6 +74,11 @@ class TextureSynthesis:
             raise UsageError(f"rate: expected a finite number above 0, got {self.rate}")
         if not 0 <= self.tv < math.inf:
             raise UsageError(f"tv: expected a finite number of 0 or above, got {self.tv}")
+
+    @property
+    def uses_network(self) -> bool:
+        """Only the neural algorithm does."""
+        return self.algorithm == "neural"
 
     def __call__(
         self, model: nn.Module, images: Tensor, seeds: Tensor | None = None, progress: Progress | None = None
@@ -76,7 +93,10 @@ class TextureSynthesis:
         check_images(images)
         if images.shape[1] != 3 or not all(images.shape[2:]) or not bool(images.isfinite().all()):
             raise UsageError(f"images: expected finite pictures (N, 3, H, W) in [0, 1], got {tuple(images.shape)}")
-        seeds_for(len(images), seeds)
+        seeds = seeds_for(len(images), seeds)
+        if self.algorithm == "nearest":
+            check_nearest(images, self._size(images), seeds, self.window, self.levels, self.eps)
+            return
         layers = self._layers(model)
         for name in layers:
             resolve(model, name)
@@ -92,6 +112,8 @@ class TextureSynthesis:
     ) -> Painting:
         """Return the textures with their losses; takes what the call takes."""
         self.check(model, images, seeds)
+        if self.algorithm == "nearest":
+            return self._nearest(images.detach(), seeds_for(len(images), seeds), progress)
         with torch.inference_mode(False):
             start = noise(seeds_for(len(images), seeds), self._size(images)).to(images)
             result = algebra.minimize(
@@ -104,6 +126,13 @@ class TextureSynthesis:
                 progress=progress,
             )
         return painted(result)
+
+    def _nearest(self, images: Tensor, seeds: Tensor, progress: Progress | None) -> Painting:
+        """Return textures of copied pixels: nothing is minimized, so that there is no loss and no step."""
+        numbers = (self.window, self.levels, self.eps)
+        made = nearest_texture(images.clamp(0, 1), self._size(images), seeds, *numbers, progress)
+        none = images.new_zeros(len(images))
+        return Painting(made, none, none.new_empty(len(images), 0), none, none.bool())
 
     def _loss(self, model: nn.Module, images: Tensor) -> Objective:
         height, width = self._size(images)

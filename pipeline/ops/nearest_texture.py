@@ -161,9 +161,7 @@ def nearest_texture(
         UsageError: on other samples, sizes, seeds and numbers, and where the window does not fit.
         TypeError: `samples` or `seeds` is no tensor.
     """
-    _check_tensors(samples, seeds)
-    _check_numbers(size, window, levels, eps)
-    _check_fit(samples, window, levels)
+    check(samples, size, seeds, window, levels, eps)
     eps = None if eps is None else float(eps)
     if progress is None:
         sources = _sources(samples.detach(), *size, seeds, window, levels, eps)
@@ -252,6 +250,13 @@ def _halved(images: Tensor) -> Tensor:
         weights = torch.tensor([1, 3, 3, 1], dtype=torch.int32)
         sums = (taps * (weights if dim == -1 else weights[:, None])).sum(dim, dtype=torch.int32)
     return (sums + 32 >> 6).to(torch.uint8)
+
+
+def check(samples: Tensor, size: tuple[int, int], seeds: Tensor, window: int, levels: int, eps: float | None) -> None:
+    """Raise UsageError or TypeError unless these are arguments of `nearest_texture`."""
+    _check_tensors(samples, seeds)
+    _check_numbers(size, window, levels, eps)
+    _check_fit(samples, window, levels)
 
 
 def _check_tensors(samples: Tensor, seeds: Tensor) -> None:

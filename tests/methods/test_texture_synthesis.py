@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from afterimage import TextureSynthesis, UsageError
 from afterimage.images import Seen, memory, style, total_variation
 from afterimage.images.objectives import evaluated
+from afterimage.ops import nearest_texture
 from tests.networks import mixed, pictures
 
 LAYERS = "convolutions.0,convolutions.2"
@@ -124,3 +125,23 @@ def test_refuses_sizes_that_memory_does_not_hold(monkeypatch):
 def test_refuses_numbers_that_are_none_of_its_options(options):
     with pytest.raises(UsageError):
         texture(**options)(mixed(), pictures(1, 16))
+
+
+def test_nearest_copies_pixels_of_the_sample_and_uses_no_network():
+    method = TextureSynthesis(algorithm="nearest", out="20x28", window=5, levels=2)
+    samples = pictures(2, 24, 7)
+    made = method.details(None, samples, torch.tensor([1, 2]))
+    assert not method.uses_network
+    assert texture().uses_network
+    assert made.image.shape == (2, 3, 20, 28)
+    for image, sample in zip(made.image, samples, strict=True):
+        known = {tuple(pixel) for pixel in sample.flatten(1).T.tolist()}
+        assert {tuple(pixel) for pixel in image.flatten(1).T.tolist()} <= known
+    expected = nearest_texture(samples, (20, 28), torch.tensor([1, 2]), 5, 2, None)
+    assert torch.equal(made.image, expected)
+    told = []
+    picked = TextureSynthesis(algorithm="nearest", window=5, levels=2, eps=0.5)
+    assert picked(None, samples, progress=lambda *now: told.append(now)).shape == samples.shape
+    assert told[-1][0] == told[-1][1] > 0
+    with pytest.raises(UsageError, match="window 9 does not fit"):
+        TextureSynthesis(algorithm="nearest", levels=6).check(None, samples)
