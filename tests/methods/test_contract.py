@@ -22,11 +22,15 @@ DIMENSIONS = {"values": 1, "curve": 2, "diverged": 1, "class": 1, "boxes": 2, "c
 
 
 def fitted(found: Method, side: int = 16, **given: Any) -> Any:
-    """Return the method as it comes, but for extents in pixels, which shrink with the images, and few steps."""
-    extents = [option for option in found.options if Extent in option.kinds and option.default is not None]
-    small = {option.name: max(1, _side(option.default) * side // 64) for option in extents if side < 64}
+    """Return the method as it comes, but for extents in pixels, which shrink with the images, and few steps.
+
+    What makes pictures without images makes them as large as those.
+    """
+    extents = [option for option in found.options if Extent in option.kinds]
+    small = {one.name: max(1, _side(one.default) * side // 64) for one in extents if one.default is not None}
+    made = {option.name: max(1, side) for option in extents if option.default is None and found.generates}
     few = {option.name: 3 for option in found.options if option.name == "steps"}
-    return found.cls(**{**small, **few, **given})
+    return found.cls(**{**(small if side < 64 else {}), **made, **few, **given})
 
 
 def _side(extent: Any) -> int:
@@ -183,6 +187,7 @@ def test_the_model_comes_back_as_it_was_after_an_exception(found):
         pytest.skip("it uses no network")
     model, images = unlike_default(mixed()), pictures(2, 16)
     before = snapshot(model)
+    call(found, model, images)  # what is kept from call to call is there from now on
     count = counted(found, model, Calls(), lambda: call(found, model, images))
     for fails_at in {1, (count + 1) // 2, count}:
         with pytest.raises(ArithmeticError):
