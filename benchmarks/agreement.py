@@ -32,6 +32,20 @@ def relative_l2(outputs: Arrays, expected: Arrays) -> float:
     return max(float(np.median(relative_l2_per_item(*pair))) for pair in _pairs(outputs, expected))
 
 
+def excess(outputs: Arrays, expected: Arrays) -> float:
+    """By which share losses lie above those expected, the largest of all items; below 0 where all lie below."""
+    pairs = ((_float(ours), _float(theirs)) for ours, theirs in _pairs(outputs, expected))
+    return max(float(((ours - theirs) / np.abs(theirs)).max()) for ours, theirs in pairs)
+
+
+def missed(outputs: Arrays, expected: Arrays) -> float:
+    """By how much the share of images that are `fooled` lies below that expected; inf where any goes farther away."""
+    _pairs(outputs, expected)
+    if float(outputs["distance"].max()) > float(expected["distance"].max()) + 1e-6:
+        return float("inf")
+    return max(0.0, float(expected["fooled"].mean()) - float(outputs["fooled"].mean()))
+
+
 def relative_l2_per_item(output: NDArray[np.generic], expected: NDArray[np.generic]) -> NDArray[np.float64]:
     """‖difference‖ / ‖expected‖ of each item (N,); an item that is zero on both sides differs by 0."""
     pairs = zip(output, expected, strict=True)

@@ -17,7 +17,7 @@ from benchmarks.row import Configuration
 FLAGS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "sve")
 PACKAGES = (
     *("afterimage", "torch", "torchvision", "numpy", "captum", "pillow", "opencv-python-headless", "simplejpeg"),
-    *("kornia", "dask", "pyarrow", "onnxruntime", "onnxruntime-gpu"),
+    *("kornia", "foolbox", "dask", "pyarrow", "onnxruntime", "onnxruntime-gpu"),
 )
 
 Limits = dict[str, dict[str, float]]
@@ -28,7 +28,7 @@ def describe() -> dict[str, Any]:
     return {
         "processor": processor(),
         "cores": cores(),
-        "instruction_sets": [flag for flag in FLAGS if flag in _cpuinfo("flags", "Features").split()],
+        "instruction_sets": instruction_sets(),
         "memory": psutil.virtual_memory().total,
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -36,6 +36,11 @@ def describe() -> dict[str, Any]:
         "load_average": os.getloadavg(),
         "commit": commit(),
     }
+
+
+def instruction_sets() -> list[str]:
+    """Those of `FLAGS` that the processor has."""
+    return [flag for flag in FLAGS if flag in _cpuinfo("flags", "Features").split()]
 
 
 def measure_limits(cuda: bool = False) -> Limits:

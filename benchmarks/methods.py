@@ -100,10 +100,13 @@ def predicted(model: nn.Module, images: Tensor) -> Tensor:
         return predict(model, images).argmax(1)
 
 
-INPUTS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+INPUTS: dict[str, Callable[[nn.Module, Tensor], Tensor | None]] = {
     "images": lambda model, images: images,
     "target": predicted,
     "content": lambda model, images: images,
     "style": lambda model, images: images.flip(0),
+    "patch": lambda model, images: None,
+    "seeds": lambda model, images: torch.arange(len(images)),
+    "progress": lambda model, images: None,
 }
 """What a method's arguments are filled with, by their names."""

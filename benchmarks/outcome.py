@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Outcome:
-    """Figures of one call, and how to collect its outputs; collecting is never timed."""
+    """Figures of one call, or how to compute them, and how to collect its outputs; neither is ever timed."""
 
     collect: Callable[[], Mapping[str, Any]]
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float] | Callable[[], Mapping[str, float]] = field(default_factory=dict)
 
 
 def figures(result: object) -> dict[str, float]:
     """Figures that came with a result."""
-    return dict(result.figures) if isinstance(result, Outcome) else {}
+    if not isinstance(result, Outcome):
+        return {}
+    return dict(result.figures() if callable(result.figures) else result.figures)
 
 
 def arrays(result: Any) -> dict[str, NDArray[np.generic]]:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -81,12 +82,18 @@ def run(
 
 
 def interpreter(venv: Venv) -> Path:
-    """Python of a peer's own environment, made on demand below ``.bench/envs``."""
+    """Python of a peer's own environment, made on demand below ``.bench/envs``.
+
+    It finds our packages behind its own: what its pins allow is not installed again, and both have the same torch.
+    """
     folder = STORE / "envs" / venv.name
     python, installed = folder / "bin" / "python", folder / "requirements.txt"
     wanted = "\n".join((*venv.requirements, "numpy", "psutil")) + "\n"
     if not installed.exists() or installed.read_text() != wanted:
         run([sys.executable, "-m", "venv", "--clear", folder], timeout=300)
+        packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
+        packages.mkdir(parents=True, exist_ok=True)
+        (packages / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
         listed = folder / "wanted.txt"
         listed.write_text(wanted)
         run([python, "-m", "pip", "install", "--quiet", "-r", listed], timeout=3600)

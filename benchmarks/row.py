@@ -17,7 +17,7 @@ count in multiples of it."""
 
 @dataclass(frozen=True)
 class Venv:
-    """An environment of its own, for a peer whose pins clash with ours."""
+    """An environment of its own, for a peer whose pins clash with ours; what they allow it takes from ours."""
 
     name: str
     requirements: tuple[str, ...]

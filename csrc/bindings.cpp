@@ -3,6 +3,7 @@
 #include "cpu/gram.h"
 #include "cpu/guided_relu.h"
 #include "cpu/isa.h"
+#include "cpu/nearest_texture.h"
 #include "cpu/occlude.h"
 #include "cpu/total_variation.h"
 #include "formula/number.h"
@@ -22,6 +23,7 @@ PYBIND11_MODULE(_cpu, module) {
     module.def("gram_backward_bfloat16", &cpu::gram_backward<bfloat16>, unlocked());
     module.def("guided_relu_backward_float32", &cpu::guided_relu_backward<float>, unlocked());
     module.def("guided_relu_backward_bfloat16", &cpu::guided_relu_backward<bfloat16>, unlocked());
+    module.def("nearest_texture_uint8", &cpu::nearest_texture, unlocked());
     module.def("occlude_float64", &cpu::occlude<std::uint64_t>, unlocked());
     module.def("occlude_float32", &cpu::occlude<std::uint32_t>, unlocked());
     module.def("occlude_float16", &cpu::occlude<std::uint16_t>, unlocked());

@@ -10,20 +10,22 @@ if TYPE_CHECKING:
     from .models.zoo import load_model
 
 __all__ = ["RefusedError", "UsageError", "draw", "load_model"]
+_PACKAGES = ("images", "models", "ops", "workflows")
 _HOMES = {"draw": ".drawing", "load_model": ".models.zoo"}
 
 
 def __getattr__(name: str) -> Any:
-    """Offer the rest on first use: functions, every registered method's class, `afterimage.workflows`."""
-    if name == "workflows":
-        return importlib.import_module("afterimage.workflows")
+    """Offer the rest on first use: functions, packages, every registered method's class."""
+    if name in _PACKAGES:
+        return importlib.import_module(f".{name}", __name__)
     if name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name], __name__), name)
         globals()[name] = value
         return value
-    from .registry import methods
+    if name[:1].isupper():  # a submodule is asked for here too, while methods are yet to be imported
+        from .registry import methods
 
-    for method in methods().values():
-        if method.cls.__name__ == name:
-            return method.cls
+        for method in methods().values():
+            if method.cls.__name__ == name:
+                return method.cls
     raise AttributeError(f"module 'afterimage' has no attribute {name!r}")

@@ -37,8 +37,11 @@ def app() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    from .universal_patch import command as universal_patch
+
     for found in methods().values():
         app.add_command(command_of(found))
+    app.add_command(universal_patch())
     # As `python -m` does: package.module:function is looked for here too, and in the workers, which inherit the path.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -89,7 +92,7 @@ def command_of(found: Method) -> click.Command:
         callback=command,
         params=[
             click.Argument(["paths"], nargs=-1, metavar=f"{what}... OUT"),
-            *(_click_option(option, flags.get(option.name)) for option in options),
+            *(click_option(option, flags.get(option.name)) for option in options),
             *([click.Option(["--sweep"], multiple=True, metavar="OPTION=VALUES", help=SWEEP)] * found.makes_images),
             click.Option(["--json", "as_json"], is_flag=True, help="print the summary as JSON"),
         ],
@@ -99,7 +102,7 @@ def command_of(found: Method) -> click.Command:
     )
 
 
-def _click_option(option: Option, other: str | None = None) -> click.Option:
+def click_option(option: Option, other: str | None = None) -> click.Option:
     """Return an option for click, with another name if it has one; what its type reads from text stays text here."""
     kinds = [kind for kind in option.kinds if kind is not NoneType]
     if kinds == [bool]:

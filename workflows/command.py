@@ -6,7 +6,7 @@ import sys
 
 from .forks import warm_up
 
-WITHOUT_WORKERS = {"layers", "methods", "page", "status", "verify"}
+WITHOUT_WORKERS = {"layers", "methods", "page", "status", "universal-patch", "verify"}
 
 
 def main() -> None:

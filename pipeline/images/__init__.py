@@ -5,12 +5,14 @@ from afterimage.images import channel, maximize, total_variation
 maximize(model, channel("layer3", 20) - 1e-3 * total_variation(), start, steps=256)
 """
 
+from .facets import facets
 from .lbfgs import LBFGS
 from .objectives import (
     Objective,
     Seen,
     alpha_norm,
     amplify,
+    beyond,
     channel,
     distance,
     guided,
@@ -26,7 +28,7 @@ from .objectives import (
 )
 from .optimize import Glance, Result, maximize, minimize
 from .optimizers import Adam, Ascent
-from .parameterization import Fourier, Pixels
+from .parameterization import Fourier, Luminance, Pixels
 from .universal import universal_patch
 
 __all__ = [
@@ -35,14 +37,17 @@ __all__ = [
     "Ascent",
     "Fourier",
     "Glance",
+    "Luminance",
     "Objective",
     "Pixels",
     "Result",
     "Seen",
     "alpha_norm",
     "amplify",
+    "beyond",
     "channel",
     "distance",
+    "facets",
     "guided",
     "l2",
     "layer",

@@ -21,24 +21,48 @@ def batch_for(model: nn.Module, layers: Iterable[str], images: Tensor) -> int:
     """Return how many of `images` can be optimized at once. Raises UsageError where not even one fits."""
     if not len(images):
         return 1
-    needed, free = predicted(model, layers, images[:1]), int(SHARE * free_memory(images.device))
+    return min(len(images), _fitting(predicted(model, layers, images[:1]), images))
+
+
+def check_pass(model: nn.Module, layers: Iterable[str], images: Tensor, name: str) -> None:
+    """Raise UsageError, which calls them by `name`, where layers of `images` cannot be computed one by one."""
+    _fitting(predicted(model, layers, images[:1], gradients=False), images, name)
+
+
+def _fitting(needed: int, images: Tensor, name: str = "images") -> int:
+    free = int(SHARE * free_memory(images.device))
     if needed > free:
         size = f"{images.shape[2]} × {images.shape[3]}"
         share = (free / needed) ** 0.5
         fitting = f"{int(images.shape[2] * share)} × {int(images.shape[3] * share)}"
         came = f"{needed / 2**30:.1f} GiB for one picture of {size}"
-        raise UsageError(f"images: expected what fits into {free / 2**30:.1f} GiB, got {came}; use about {fitting}")
-    return min(len(images), free // needed)
+        raise UsageError(f"{name}: expected what fits into {free / 2**30:.1f} GiB, got {came}; use about {fitting}")
+    return free // needed
 
 
-def predicted(model: nn.Module, layers: Iterable[str], image: Tensor) -> int:
+def shapes(model: nn.Module, layers: Iterable[str], image: Tensor) -> dict[str, torch.Size]:
+    """Return the shapes of layers for an image `(1, 3, H, W)`, without computing them.
+
+    Raises UsageError where the network does not take one of its size.
+    """
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+            found = activations(model, mode.from_tensor(image.detach()), layers)
+    except RuntimeError as error:
+        size, reason = f"{image.shape[2]} × {image.shape[3]}", str(error).partition("\n")[0]
+        raise UsageError(f"images: the network takes no pictures of {size} ({reason}); use larger ones") from error
+    return {name: activation.shape for name, activation in found.items()}
+
+
+def predicted(model: nn.Module, layers: Iterable[str], image: Tensor, gradients: bool = True) -> int:
     """Return about how many bytes an optimization step takes for images like `image` `(1, 3, H, W)`.
 
     The network runs on tensors without data; what autograd would keep for the way back is counted, each memory once.
+    Without `gradients`: what computing the layers takes.
     """
     kept: dict[int, int] = {}
     alive: list[Tensor] = []
-    largest = 0
+    largest, found = 0, dict[str, Tensor]()
 
     def count(tensor: Tensor) -> Tensor:
         nonlocal largest
@@ -56,7 +80,10 @@ def predicted(model: nn.Module, layers: Iterable[str], image: Tensor) -> int:
                 found = activations(model, fake, names)
             for activation in found.values():
                 count(activation)
-    return sum(kept.values()) + int(WORKSPACE * largest) + PICTURES * image.numel() * image.element_size()
+    workspace = int(WORKSPACE * largest)
+    if not gradients:
+        return sum(activation.untyped_storage().nbytes() for activation in found.values()) + workspace
+    return sum(kept.values()) + workspace + PICTURES * image.numel() * image.element_size()
 
 
 def free_memory(device: torch.device) -> int:

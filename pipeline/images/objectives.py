@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from ..errors import UsageError
-from ..models.layers import OUTPUT, Neuron
+from ..models.frozen import frozen
+from ..models.layers import OUTPUT, Neuron, activations
 from ..ops.gram import Normalize
 
 
@@ -73,6 +74,18 @@ class Objective:
 
     __radd__ = __add__
     __rmul__ = __mul__
+
+
+@torch.no_grad()
+def evaluated(model: nn.Module, objective: Objective, images: Tensor) -> Tensor:
+    """Return an objective's values `(N,)` of all images of a run, without transforms; one after the other."""
+    with frozen(model):
+        values = [
+            objective(Seen(one, activations(model, one, objective.layers), torch.tensor([row])))
+            for row, one in enumerate(images.split(1))
+            if len(one)
+        ]
+    return torch.cat(values) if values else _wide(images.new_empty(0))
 
 
 def _constant(seen: Seen, value: float) -> Tensor:
@@ -149,14 +162,13 @@ def guided(layer: str, guide: Tensor) -> Objective:
     return objective(layer, name=f"guided {layer}")(product)
 
 
-def distance(layer: str, target: Tensor) -> Objective:
+def distance(layer: str, target: Tensor, relative: bool = True) -> Objective:
     """‖Φ − Φ₀‖² / ‖Φ₀‖² at a layer; `target` is Φ₀ of all images of the run, `(N, …)`, or one for all `(1, …)`.
 
-    Where Φ₀ is 0 everywhere, it is not divided.
+    Where Φ₀ is 0 everywhere, or without `relative`, it is not divided.
     """
     wide = _wide(target.detach())
-    size = wide.flatten(1).square().sum(1)
-    scale = torch.where(size > 0, size, 1).reciprocal()
+    scale = _inverse_square(wide) if relative else wide.new_ones(len(wide))
 
     def squares(seen: Seen) -> Tensor:
         own = (wide, scale) if len(wide) == 1 else (_rows(wide, seen), _rows(scale, seen))
@@ -165,22 +177,38 @@ def distance(layer: str, target: Tensor) -> Objective:
     return objective(layer, name=f"distance at {layer}")(squares)
 
 
+def _inverse_square(targets: Tensor) -> Tensor:
+    """Return 1 / ‖target‖² of each, 1 for those that are 0 everywhere."""
+    size = targets.flatten(1).square().sum(1)
+    return torch.where(size > 0, size, 1).reciprocal()
+
+
 def style(
-    layer: str, target: Tensor, center: bool = False, normalize: Normalize = "positions", mask: Tensor | None = None
+    layer: str,
+    target: Tensor,
+    center: bool = False,
+    normalize: Normalize = "positions",
+    mask: Tensor | None = None,
+    relative: bool = False,
 ) -> Objective:
     """‖G − Ĝ‖² / (4 C²), G the Gram matrix of a layer's C channels; `target` is Ĝ `(C, C)`, or `(N, C, C)` of the run.
 
     With Gram matrices over positions this is E_l of Gatys et al. 2015 for pictures of equal size, and serves as well
-    where sizes differ. `mask` `(N or 1, 1, H, W)` weighs positions of the painted image, averaged to the layer's.
+    where sizes differ. `mask` `(N or 1, 1, H, W)` weighs positions of the painted image, averaged to the layer's. With
+    `relative` it is ‖G − Ĝ‖² / ‖Ĝ‖².
     """
     wide = _wide(target.detach())
+    scale = _inverse_square(wide if wide.ndim == 3 else wide[None])
 
     def squares(seen: Seen) -> Tensor:
         features = seen[layer]
         gram = wide if wide.ndim == 2 else _rows(wide, seen)
         if mask is not None:
             features = masked(features, mask if len(mask) == 1 else _rows(mask, seen))
-        return ops.style_loss(features, gram.to(features.device), center, normalize) / (4 * features.shape[1] ** 2)
+        found = ops.style_loss(features, gram.to(features.device), center, normalize)
+        if relative:
+            return found * (scale if len(scale) == 1 else _rows(scale, seen)).to(features.device)
+        return found / (4 * features.shape[1] ** 2)
 
     return objective(layer, name=f"style at {layer}")(squares)
 
@@ -191,9 +219,19 @@ def masked(features: Tensor, mask: Tensor) -> Tensor:
     return features * (share / share.mean((2, 3), keepdim=True).clamp_min(1e-6)).sqrt().to(features.dtype)
 
 
-def l2() -> Objective:
-    """‖x‖² of the image's pixels; for pictures around grey see `about`."""
-    return objective(name="‖x‖²")(lambda seen: _wide(seen.images).square().flatten(1).sum(1))
+def beyond(low: float = 0.0, high: float = 1.0) -> Objective:
+    """Σ of the squares of how far pixels lie outside a range: keeps them there where no projection may."""
+
+    def squares(seen: Seen) -> Tensor:
+        images = _wide(seen.images)
+        return (images - images.clamp(low, high)).square().flatten(1).sum(1)
+
+    return objective(name=f"beyond [{low:g}, {high:g}]")(squares)
+
+
+def l2(about: float = 0.0) -> Objective:
+    """‖x − about‖² of the image's pixels."""
+    return objective(name="‖x‖²")(lambda seen: (_wide(seen.images) - about).square().flatten(1).sum(1))
 
 
 def alpha_norm(alpha: float, about: float = 0.5) -> Objective:

@@ -19,7 +19,7 @@ from .lbfgs import LBFGS
 from .memory import batch_for
 from .objectives import Objective, Seen
 from .optimizers import Adam, Optimizer, Project, Run
-from .parameterization import Parameterization, Pixels
+from .parameterization import Luminance, Parameterization, Pixels
 from .projections import Projection, Step, chained
 from .rounding import Rounding
 from .seeds import seeds_for
@@ -64,6 +64,7 @@ class _Task:
     transforms: Sequence[Transform]
     projections: Sequence[Projection]
     rounding: Rounding | None
+    mask: Tensor | None
     until: Objective | None
     tolerance: float
     patience: int
@@ -86,6 +87,7 @@ def minimize(
     transforms: Sequence[Transform] = (),
     projections: Sequence[Projection] = (),
     rounding: Rounding | None = None,
+    mask: Tensor | None = None,
     seeds: Tensor | None = None,
     until: Objective | None = None,
     tolerance: float = 0.0,
@@ -104,10 +106,11 @@ def minimize(
         start: where the images start; float32, or float64 with a float64 network.
         steps: how many at most.
         optimizer: `Adam()` unless given, `Ascent` or `LBFGS`.
-        parameterization: `Pixels()` unless given, or `Fourier()`.
+        parameterization: `Pixels()` unless given, `Luminance()` or `Fourier()`.
         transforms: applied in order to what the network sees, drawn anew each step.
         projections: applied in order to the pixels after each step.
         rounding: what a file keeps of the images. All that is seen and returned is rounded; gradients pass by that.
+        mask: `(N or 1, 1, H, W)`; where it is 0, pixels stay as they start, whatever the optimizer.
         seeds: `(N,)` whole numbers that the transforms draw from; 0, 1, 2 … unless given.
         until: ends an image, as it is, once this is above 0.
         tolerance: ends an image whose best objective has not improved by this share in the last `patience` steps.
@@ -122,7 +125,7 @@ def minimize(
     """
     task = _Task(
         model, objective, steps, optimizer or Adam(), parameterization or Pixels(), transforms, projections,
-        rounding, until, tolerance, patience, snapshot_every,
+        rounding, mask, until, tolerance, patience, snapshot_every,
     )  # fmt: skip
     return _optimize(task, start, seeds, skip, batch, progress, watch)
 
@@ -183,8 +186,11 @@ def _check(task: _Task, start: Tensor, batch: int | None) -> None:
     if isinstance(task.optimizer, LBFGS) and (task.transforms or task.projections or task.rounding or task.until):
         expected = "the same smooth function at every step: no transforms, projections, rounding, until"
         raise UsageError(f"L-BFGS wants {expected}; use Adam()")
-    if task.projections and not isinstance(task.parameterization, Pixels):
-        raise UsageError(f"projections act on pixels, which {task.parameterization} does not keep; leave one out")
+    if (task.projections or task.mask is not None) and not isinstance(task.parameterization, Pixels | Luminance):
+        given = "projections act" if task.projections else "a mask acts"
+        raise UsageError(f"{given} on pixels, which {task.parameterization} does not keep; leave one out")
+    if task.mask is not None and task.mask.shape not in ((number, 1, *start.shape[2:]) for number in (1, len(start))):
+        raise UsageError(f"mask: expected (N or 1, 1, H, W) of the images, got {tuple(task.mask.shape)}")
 
 
 def _left(task: _Task, start: Tensor) -> Result:
@@ -272,6 +278,9 @@ class _Course:
             gradients = torch.autograd.grad(values.sum(), leaf, allow_unused=True)[0] if depends else None
         if gradients is None:
             raise UsageError(f"objective: expected one that depends on the images, got {task.objective.name!r}")
+        if task.mask is not None:
+            own = task.mask if len(task.mask) == 1 else task.mask[rows.to(task.mask.device)]
+            gradients = gradients * (own > 0).to(gradients)
         with torch.no_grad():
             met = task.until(seen) > 0 if task.until else torch.zeros(len(rows), dtype=torch.bool)
         return values.detach(), gradients, met.cpu()

@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .colors import luminance
+
 COLORS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 """A square root of the colors' covariance in ImageNet, as lucid has it; columns become red, green, blue."""
 EDGE = 1e-3
@@ -34,6 +36,19 @@ class Pixels:
     def images(self, parameters: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the parameters."""
         return parameters
+
+
+@dataclass(frozen=True)
+class Luminance:
+    """One grey for each pixel, the luminance of its color."""
+
+    def parameters(self, images: Tensor) -> Tensor:
+        """Return the luminance `(N, 1, H, W)` of images."""
+        return luminance(images)
+
+    def images(self, parameters: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return grey images."""
+        return parameters.expand(-1, 3, -1, -1)
 
 
 @dataclass(frozen=True)
@@ -72,10 +87,10 @@ class Fourier:
 
 @lru_cache(maxsize=8)
 def _frequency_scale(height: int, width: int, decay: float) -> Tensor:
-    """Return 1 / frequency^decay `(H, W // 2 + 1)`, that of the lowest one for the mean, times √(H·W)."""
+    """Return 1 / (4 frequency^decay) `(H, W // 2 + 1)`, that of the lowest one for the mean; the 4 is lucid's."""
     rows, columns = torch.fft.fftfreq(height, dtype=torch.float64), torch.fft.rfftfreq(width, dtype=torch.float64)
     frequencies = (rows[:, None].square() + columns.square()).sqrt()
-    scale: Tensor = (height * width) ** 0.5 / frequencies.clamp_min(1 / max(height, width)) ** decay
+    scale: Tensor = 0.25 / frequencies.clamp_min(1 / max(height, width)) ** decay
     return scale
 
 

@@ -27,6 +27,14 @@ def named(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in network.named_modules() if name}
 
 
+def names_of(text: str) -> list[str]:
+    """Return the layers' names in a list `a,b,c`, each once. Raises UsageError where there is none."""
+    names = list(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+    if not names:
+        raise UsageError(f"layers: expected names separated by commas, got {text!r}; see 'afterimage layers'")
+    return names
+
+
 def resolve(model: nn.Module, name: str) -> nn.Module:
     """Return the layer of that path. Raises UsageError with the nearest ones."""
     layers = named(model)

@@ -66,6 +66,21 @@ class Network(nn.Module):
         return self.network(normalized.to(weight.dtype))
 
 
+def input_size(model: nn.Module) -> tuple[int, int]:
+    """Return height and width of the images that a network was made for; raise UsageError where it does not say."""
+    if isinstance(model, Network):
+        return model.preset.size
+    raise UsageError(
+        f"side: expected a size in pixels, since {type(model).__name__} does not say which images it takes"
+    )
+
+
+def input_like(model: nn.Module) -> Tensor:
+    """Return an empty tensor of the type and on the device of the images that a model takes."""
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return weight.new_empty(0, dtype=torch.promote_types(weight.dtype, torch.float32))
+
+
 def unique(categories: Sequence[str]) -> tuple[str, ...]:
     """Return the names with each repeated one followed by its index, as "crane (517)": a name finds one class."""
     repeated = Counter(folded(name) for name in categories)

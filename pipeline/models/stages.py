@@ -15,11 +15,14 @@ from .layers import layers
 from .network import Network
 
 Stages = list[list[str]]
+USUAL = (224, 224)
+"""What networks whose preset is not known are taken to see."""
 
 
-def stages(model: nn.Module, size: tuple[int, int]) -> Stages:
-    """Return the units' names by resolution, finest first, for images of `size` (height, width)."""
+def stages(model: nn.Module, size: tuple[int, int] | None = None) -> Stages:
+    """Return the units' names by resolution, finest first, for images of `size` (height, width), or the usual one."""
     network = model.network if isinstance(model, Network) else model
+    size = size or (model.preset.size if isinstance(model, Network) else USUAL)
     units = set(_units(network, ""))
     found = [info for info in layers(model, size) if info.name in units and len(info.shape) == 3]
     groups = [[info.name for info in group] for _, group in groupby(found, key=lambda info: info.shape[1:])]
@@ -37,12 +40,12 @@ def _units(module: nn.Module, path: str) -> Iterator[str]:
             yield f"{path}{name}"
 
 
-def style_layers(model: nn.Module, size: tuple[int, int]) -> list[str]:
+def style_layers(model: nn.Module, size: tuple[int, int] | None = None) -> list[str]:
     """Return the first unit of each stage, at most five."""
     return [stage[0] for stage in stages(model, size)][:5]
 
 
-def content_layer(model: nn.Module, size: tuple[int, int]) -> str:
+def content_layer(model: nn.Module, size: tuple[int, int] | None = None) -> str:
     """Return the second unit of the last stage but one, or the nearest there is to it."""
     found = stages(model, size)
     stage = found[-2] if len(found) > 1 else found[0]

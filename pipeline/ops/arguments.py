@@ -22,3 +22,9 @@ def check_tensor(op: str, name: str, value: object) -> None:
 def is_dense_float(tensor: Tensor) -> bool:
     """Return whether a tensor is dense, of float64, float32, bfloat16 or float16."""
     return tensor.layout is torch.strided and tensor.dtype in _FLOATS
+
+
+def described(tensor: Tensor) -> str:
+    """Return a tensor's type and shape, and its layout where it is not dense, for messages."""
+    layout = "" if tensor.layout is torch.strided else f", {tensor.layout}"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}{layout}"

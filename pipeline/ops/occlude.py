@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from . import kernels
-from .arguments import check_tensor, is_dense_float
+from .arguments import check_tensor, described, is_dense_float
 
 
 def reference(image: Tensor, windows: Tensor, fill: Tensor) -> Tensor:
@@ -180,16 +180,16 @@ def _check_tensors(image: Tensor, windows: Tensor) -> None:
     for name, tensor in (("image", image), ("windows", windows)):
         check_tensor("occlude", name, tensor)
     if image.ndim != 3 or not is_dense_float(image):
-        raise UsageError(f"image is {_described(image)}, expected a dense floating-point tensor (C, H, W)")
+        raise UsageError(f"image is {described(image)}, expected a dense floating-point tensor (C, H, W)")
     if windows.ndim != 2 or windows.shape[1] != 4 or windows.dtype != torch.int64:
-        raise UsageError(f"windows is {_described(windows)}, expected int64 (B, 4), rows y0, x0, y1, x1")
+        raise UsageError(f"windows is {described(windows)}, expected int64 (B, 4), rows y0, x0, y1, x1")
     if windows.device not in (image.device, torch.device("cpu")):
         raise UsageError(f"windows is on {windows.device}, expected the CPU or the image's device, {image.device}")
 
 
 def _check_fill(fill: Tensor, image: Tensor) -> None:
     if fill.shape not in ((), image.shape[:1], image.shape):
-        raise UsageError(f"fill is {_described(fill)}, expected a number, {(len(image),)} or {tuple(image.shape)}")
+        raise UsageError(f"fill is {described(fill)}, expected a number, {(len(image),)} or {tuple(image.shape)}")
     for what in ("dtype", "device"):
         got, expected = getattr(fill, what), getattr(image, what)
         if got != expected:
@@ -215,8 +215,3 @@ def _check_values(image: Tensor, windows: Tensor, fill: Tensor) -> None:
                 f"windows[{row}] is {[y0, x0, y1, x1]}, expected y0, x0, y1, x1 with 0 <= y0 <= y1 <= {height} and "
                 f"0 <= x0 <= x1 <= {width}"
             )
-
-
-def _described(tensor: Tensor) -> str:
-    layout = "" if tensor.layout is torch.strided else f", {tensor.layout}"
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}{layout}"

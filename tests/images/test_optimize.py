@@ -261,8 +261,8 @@ def test_pictures_too_large_for_memory_are_refused_before_work(monkeypatch):
     [
         ({"steps": 0}, "steps: expected a whole number above 0, got 0"),
         ({"steps": 1, "batch": 0}, "batch: expected"),
-        ({"steps": 1, "optimizer": LBFGS(), "transforms": [Jitter(2)]}, "L-BFGS wants the same function"),
-        ({"steps": 1, "optimizer": LBFGS(), "projections": [clip()]}, "L-BFGS wants the same function"),
+        ({"steps": 1, "optimizer": LBFGS(), "transforms": [Jitter(2)]}, "L-BFGS wants the same smooth function"),
+        ({"steps": 1, "optimizer": LBFGS(), "projections": [clip()]}, "L-BFGS wants the same smooth function"),
         ({"steps": 1, "parameterization": Fourier(), "projections": [clip()]}, "projections act on pixels"),
         ({"steps": 1, "seeds": torch.tensor([1])}, "seeds: expected 2 whole numbers"),
     ],
@@ -274,3 +274,15 @@ def test_what_does_not_fit_is_refused(given, message):
         minimize(Linear(), energy(), torch.full((1, 3, 4, 4), torch.nan), steps=1)
     with pytest.raises(UsageError, match="depends on the images"):
         minimize(Linear(), objective(name="constant")(lambda seen: torch.zeros(2)), pictures(2, 4), steps=1)
+
+
+@pytest.mark.parametrize("optimizer", [Adam(0.1), LBFGS()])
+def test_where_the_mask_is_0_pixels_stay(optimizer):
+    start, masks = pictures(2, 8), torch.zeros(2, 1, 8, 8)
+    masks[0, ..., :4], masks[1, :, 2:] = 1, 0.5
+    made = minimize(Linear(8), energy(), start, steps=3, optimizer=optimizer, mask=masks)
+    assert torch.equal(made.images == start, (masks == 0).expand_as(start) | (start == 0))
+    with pytest.raises(UsageError, match=r"mask: expected \(N or 1, 1, H, W\)"):
+        minimize(Linear(8), energy(), start, steps=1, mask=masks[:, :, :4])
+    with pytest.raises(UsageError, match="a mask acts on pixels"):
+        minimize(Linear(8), energy(), start, steps=1, mask=masks, parameterization=Fourier())

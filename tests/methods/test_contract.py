@@ -187,7 +187,7 @@ def test_the_model_comes_back_as_it_was_after_an_exception(found):
         pytest.skip("it uses no network")
     model, images = unlike_default(mixed()), pictures(2, 16)
     before = snapshot(model)
-    call(found, model, images)  # what is kept from call to call is there from now on
+    call(found, model, images)  # what a method keeps for later calls is there from now on
     count = counted(found, model, Calls(), lambda: call(found, model, images))
     for fails_at in {1, (count + 1) // 2, count}:
         with pytest.raises(ArithmeticError):

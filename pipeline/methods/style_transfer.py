@@ -1,0 +1,340 @@
+"""Style transfer: what one picture shows, painted as another is.
+
+    L = α ‖F(x) − F(content)‖² / ‖F(content)‖² + β mean over l of ‖G_l(x) − Ĝ_l‖² / ‖Ĝ_l‖² + γ TV^b(x) / pixels
+
+F is a layer's activations, G_l a layer's Gram matrix over positions, Ĝ_l the style's, or the weighted mean of several
+styles'.
+
+Gatys, Ecker, Bethge, Image Style Transfer Using Convolutional Neural Networks, CVPR 2016 (doi:10.1109/CVPR.2016.265);
+masks, sizes: Gatys et al., Controlling Perceptual Factors in Neural Style Transfer, CVPR 2017 (arXiv:1611.07865).
+"""
+
+import math
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import images as algebra
+from ..errors import UsageError
+from ..images import LBFGS, Adam, Objective, Result
+from ..images.colors import luminance, matched, with_luminance
+from ..images.grams import Grams, check_maps, grams
+from ..images.memory import batch_for, check_pass
+from ..images.objectives import evaluated
+from ..images.projections import clip
+from ..images.scales import Size, coarse_to_fine, pyramid, resized
+from ..images.seeds import noise, seeds_for
+from ..models.frozen import frozen
+from ..models.gradients import check_images
+from ..models.layers import activations, names_of, resolve
+from ..models.stages import content_layer, style_layers
+from ..painting import painted
+from ..registry import Curve, Diverged, Image, Progress, Values, option, register
+
+RANGE = 10.0
+"""Weight of the mean square of how far pixels leave [0, 1] under L-BFGS, over α + β."""
+RATE = 0.02
+"""Adam's."""
+
+Terms = tuple[Objective, Objective]
+"""Content and style loss."""
+
+
+class Transferred(NamedTuple):
+    """What there is to say of each picture."""
+
+    image: Image
+    loss: Values
+    losses: Curve
+    """At each step; of a smaller picture before the last size."""
+    steps: Values
+    diverged: Diverged
+    content_loss: Values
+    """Of the picture as it is: what α weighs."""
+    style_loss: Values
+    """What β weighs."""
+
+
+class _Plan(NamedTuple):
+    """What a call takes, checked and brought to the content's type: N contents, M styles, a share of each for each."""
+
+    content: Tensor
+    styles: list[Tensor]
+    shares: Tensor
+    mask: Tensor | None
+    layers: list[str]
+    content_layer: str
+    sizes: list[Size]
+
+
+@register(network="vgg19", network_flag="loss-net", fit="inside", size=512)
+class StyleTransfer:
+    """What one picture shows, painted as another is."""
+
+    content_weight: float = option(1.0, "α, of the distance from the content at one layer")
+    style_weight: float = option(30.0, "β, of the distance from the styles' Gram matrices")
+    tv: float = option(10.0, "γ, of the total variation a pixel")
+    tv_beta: float = option(2.0, "power of the total variation")
+    layers: str | None = option(None, "layers of the style, a,b,c; default: the first of each resolution, five at most")
+    content_layer: str | None = option(None, "layer of the content; default: the second of the last resolution but one")
+    style_scale: float = option(1.0, "size of the styles' features: the side of a style over that of the content")
+    keep_color: Literal["no", "match", "luminance"] = option(
+        "no", "keep the content's colors: styles are given its mean and covariance, or only luminance is transferred"
+    )
+    normalize: Literal["target", "paper"] = option(
+        "target", "distances over the target's own size, or the paper's ½ ‖F − P‖² and E_l, which want other weights"
+    )
+    start: Literal["content", "noise"] = option("content", "start at the content, or at noise from the item's seed")
+    optimizer: Literal["lbfgs", "adam"] = option("lbfgs", "L-BFGS as in the paper, or Adam")
+    steps: int = option(300, "steps in all, as many at each size")
+    rate: float | None = option(None, "length of a step; default: 1 for lbfgs, 0.02 for adam")
+    scales: int = option(2, "sizes from coarse to fine; those with a side below 32 pixels are left out")
+    factor: float = option(2.0, "each size over the one before")
+
+    def __post_init__(self) -> None:
+        """Refuse, with UsageError, numbers that are none of their options'."""
+        for name in ("content_weight", "style_weight", "tv"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name}: expected a finite number of 0 or above, got {getattr(self, name)}")
+        for name, least in (("style_scale", 0), ("factor", 1), ("rate", 0)):
+            if (value := getattr(self, name)) is not None and not least < value < math.inf:
+                raise UsageError(f"{name}: expected a finite number above {least}, got {value}")
+        if self.tv_beta < 1:
+            raise UsageError(f"tv_beta: expected 1 or above, got {self.tv_beta}")
+        if self.scales < 1 or self.steps < self.scales:
+            raise UsageError(f"expected steps ≥ scales ≥ 1, got {self.steps} steps and {self.scales} scales")
+        if not self.content_weight + self.style_weight + self.tv:
+            raise UsageError("expected a weight above 0, got none: content_weight, style_weight and tv are all 0")
+
+    def __call__(
+        self,
+        model: nn.Module,
+        content: Tensor,
+        style: Sequence[Tensor],
+        weights: Sequence[float] | Tensor | None = None,
+        mask: Tensor | None = None,
+        seeds: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> Image:
+        """Return pictures `(N, 3, H, W)` of contents `(N, 3, H, W)` in the style of pictures `(1, 3, h, w)`.
+
+        `weights` are shares of the M styles, `(M,)`, or those of each content, `(N, M)`: with
+        `content.repeat_interleave(M, 0)` and `torch.eye(M).repeat(N, 1)` each content is painted in each style. `mask`
+        `(N or 1, 1, H, W)` in [0, 1] says how much a place counts for the style; where it is 0, the content stays.
+        """
+        return self.details(model, content, style, weights, mask, seeds, progress).image
+
+    def check(
+        self,
+        model: nn.Module,
+        content: Tensor,
+        style: Sequence[Tensor],
+        weights: Sequence[float] | Tensor | None = None,
+        mask: Tensor | None = None,
+        seeds: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Refuse, with UsageError, what does not fit, memory included, without working; takes what the call takes."""
+        self._plan(model, content, style, weights, mask, seeds)
+
+    def details(
+        self,
+        model: nn.Module,
+        content: Tensor,
+        style: Sequence[Tensor],
+        weights: Sequence[float] | Tensor | None = None,
+        mask: Tensor | None = None,
+        seeds: Tensor | None = None,
+        progress: Progress | None = None,
+    ) -> Transferred:
+        """Return the pictures with their losses; takes what the call takes."""
+        with torch.inference_mode(False):
+            plan = self._plan(model, content, style, weights, mask, seeds)
+            result, terms = self._painted(model, plan, seeds_for(len(content), seeds), progress)
+            losses = [evaluated(model, term, result.images) for term in terms]
+        if self.keep_color == "luminance":
+            result = result._replace(images=with_luminance(plan.content, result.images[:, :1]))
+        return Transferred(*painted(result), *losses)
+
+    def _painted(self, model: nn.Module, plan: _Plan, seeds: Tensor, progress: Progress | None) -> tuple[Result, Terms]:
+        """Return what came of the contents, and content and style loss at the last size."""
+        grey = self.keep_color == "luminance"
+        shown, count = _grey(plan.content) if grey else plan.content, len(plan.content)
+        terms: list[Terms] = []
+        steps = _divided(self.steps, len(plan.sizes))
+
+        def paint(start: Tensor, skip: Tensor | None) -> Result:
+            size, number = (start.shape[2], start.shape[3]), len(terms)
+            here = resized(shown, size)
+            mask = None if plan.mask is None else F.interpolate(plan.mask, size, mode="area")
+            terms.append(self._terms(model, here, plan, mask))
+            return algebra.minimize(
+                model,
+                self._loss(*terms[-1], size),
+                start if mask is None else torch.where(mask > 0, start, here),
+                steps=steps[number],
+                optimizer=Adam(self.rate or RATE) if self.optimizer == "adam" else LBFGS(self.rate or 1.0),
+                parameterization=algebra.Luminance() if grey else None,
+                projections=(clip(),) if self.optimizer == "adam" else (),
+                mask=mask,
+                skip=skip,
+                progress=_counted(progress, count * self.steps, count * sum(steps[:number]), count * steps[number]),
+            )
+
+        begin = noise(seeds, plan.sizes[0]).to(shown) if self.start == "noise" else shown
+        return coarse_to_fine(plan.sizes, begin, paint), terms[-1]
+
+    def _loss(self, content: Objective, style: Objective, size: Size) -> Objective:
+        pixels = size[0] * size[1]
+        loss = self.content_weight * content + self.style_weight * style
+        if self.tv:  # not in the paper, which has no term that keeps pixels from going up and down
+            loss += self.tv / pixels * algebra.total_variation(self.tv_beta)
+        if self.optimizer == "lbfgs":  # whose function has to be smooth; Adam's pixels are clipped at each step
+            loss += RANGE * (self.content_weight + self.style_weight) / (3 * pixels) * algebra.beyond()
+        return loss
+
+    def _terms(
+        self, model: nn.Module, content: Tensor, plan: _Plan, mask: Tensor | None
+    ) -> tuple[Objective, Objective]:
+        """Return content and style loss for contents of the size at hand."""
+        relative = self.normalize == "target"
+        name = plan.content_layer
+        with torch.no_grad(), frozen(model):
+            kept = torch.cat([activations(model, one, [name])[name] for one in content.split(1)])
+        # The paper's ½ ‖F − P‖² and ‖G − Ĝ‖² / 4N² depend on the network's scale, so that weights serve one network.
+        near = algebra.distance(name, kept, relative) * (1.0 if relative else 0.5)
+        targets = self._targets(model, content, plan)
+        alike = [algebra.style(layer, gram, mask=mask, relative=relative) for layer, gram in targets.items()]
+        return near, reduce(add, alike) * (1 / len(alike))
+
+    def _targets(self, model: nn.Module, content: Tensor, plan: _Plan) -> dict[str, Tensor]:
+        """Return the Gram matrices that each content's picture is to have, `(N, C, C)` by layer."""
+        pixels = content.shape[2] * content.shape[3]
+        styles = [resized(style, self._size_of(style, pixels)) for style in plan.styles]
+        if self.keep_color == "no" or not len(content):
+            return _mixed([grams(model, style, plan.layers) for style in styles], plan.shares)
+        own = []
+        for one, shares in zip(content.split(1), plan.shares.split(1), strict=True):
+            colored = [self._recolored(style, one) for style in styles]
+            own.append(_mixed([grams(model, style, plan.layers) for style in colored], shares))
+        return {name: torch.cat([each[name] for each in own]) for name in plan.layers}
+
+    def _recolored(self, style: Tensor, content: Tensor) -> Tensor:
+        """Return a style in the colors that it is to have for one content; for luminance in grey."""
+        if self.keep_color == "match":
+            return matched(style, content)
+        return matched(luminance(style), content[:, :1]).expand(-1, 3, -1, -1)
+
+    def _size_of(self, style: Tensor, pixels: int) -> Size:
+        """Return a style's height and width for a content of so many pixels.
+
+        The paper gives the style the content's size. Its own proportions are kept here: as many pixels, at scale 1.
+        """
+        height, width = style.shape[2:]
+        factor = self.style_scale * math.sqrt(pixels / (height * width))
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
+    def _plan(
+        self,
+        model: nn.Module,
+        content: Tensor,
+        style: Sequence[Tensor],
+        weights: Sequence[float] | Tensor | None,
+        mask: Tensor | None,
+        seeds: Tensor | None,
+    ) -> _Plan:
+        """Return what a call takes. Raises UsageError where it does not fit, memory included."""
+        _check_content(content)
+        seeds_for(len(content), seeds)
+        size = content.shape[2], content.shape[3]
+        layers = style_layers(model) if self.layers is None else names_of(self.layers)
+        plan = _Plan(
+            content=_plain(content),
+            styles=[_plain(one).to(content) for one in _checked_styles(style)],
+            shares=_shares(weights, len(content), len(style)).to(content),
+            mask=None if mask is None else _checked_mask(mask, content).to(content),
+            layers=layers,
+            content_layer=self.content_layer or content_layer(model),
+            sizes=pyramid(size, self.scales, self.factor),
+        )
+        for name in (*layers, plan.content_layer):
+            resolve(model, name)
+        self._check_memory(model, plan)
+        return plan
+
+    def _check_memory(self, model: nn.Module, plan: _Plan) -> None:
+        size, names = plan.sizes[-1], {*plan.layers, plan.content_layer}
+        with frozen(model):
+            for one in (plan.sizes[0], *(self._size_of(style, math.prod(plan.sizes[0])) for style in plan.styles)):
+                check_maps(model, plan.layers, names, plan.content.new_empty(1, 3, *one))
+            batch_for(model, names, plan.content.new_empty(1, 3, *size))
+            for style in plan.styles:
+                there = self._size_of(style, math.prod(size))
+                check_pass(model, plan.layers, plan.content.new_empty(1, 3, *there), "style")
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return a tensor without its history; one that was made in inference mode, which gradients refuse, as a copy."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def _mixed(found: Sequence[Grams], shares: Tensor) -> dict[str, Tensor]:
+    """Return weighted means `(N, C, C)` by layer of M pictures' Gram matrices; shares are `(N, M)`."""
+    stacks = {name: torch.stack([each[name] for each in found]) for name in found[0]}
+    return {name: torch.einsum("nm,mij->nij", shares.to(stack), stack) for name, stack in stacks.items()}
+
+
+def _grey(images: Tensor) -> Tensor:
+    return luminance(images).expand(-1, 3, -1, -1)
+
+
+def _divided(steps: int, sizes: int) -> list[int]:
+    """Return as many steps for each size, those left over for the first ones."""
+    return [steps // sizes + (number < steps % sizes) for number in range(sizes)]
+
+
+def _counted(progress: Progress | None, total: int, before: int, here: int) -> Progress | None:
+    """Return what tells of `here` steps, done in parts, that come after `before` of a total."""
+    return None if progress is None else lambda done, parts: progress(before + here * done // parts, total)
+
+
+def _check_content(content: Tensor) -> None:
+    check_images(content)
+    if content.shape[1] != 3 or not all(content.shape[2:]) or not bool(content.isfinite().all()):
+        raise UsageError(f"content: expected finite pictures (N, 3, H, W) in [0, 1], got {tuple(content.shape)}")
+
+
+def _checked_styles(style: Sequence[Tensor]) -> Sequence[Tensor]:
+    expected = "style: expected a sequence of pictures (1, 3, h, w) in [0, 1]"
+    if isinstance(style, Tensor) or not len(style):
+        raise UsageError(f"{expected}, got {'one tensor; put it into a list' if len(style) else 'none'}")
+    for one in style:
+        check_images(one)
+        if one.shape[:2] != (1, 3) or not one.numel() or not bool(one.isfinite().all()):
+            raise UsageError(f"{expected}, all finite, got {tuple(one.shape)}")
+    return style
+
+
+def _checked_mask(mask: Tensor, content: Tensor) -> Tensor:
+    count, _, height, width = content.shape
+    if mask.shape not in ((1, 1, height, width), (count, 1, height, width)):
+        raise UsageError(f"mask: expected (1, 1, {height}, {width}) or one for each, got {tuple(mask.shape)}")
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise UsageError("mask: expected values in [0, 1]")
+    return _plain(mask)
+
+
+def _shares(weights: Sequence[float] | Tensor | None, contents: int, styles: int) -> Tensor:
+    """Return the share of each style in each content's picture, `(N, M)`; a content's add up to 1."""
+    given = torch.ones(styles) if weights is None else torch.as_tensor(weights)
+    given = given.detach().to("cpu", torch.float64)
+    fits = given.shape in ((styles,), (contents, styles)) and bool((given.isfinite() & (given >= 0)).all())
+    if not fits or not bool((given.sum(-1) > 0).all()):
+        expected = f"weights: expected {styles} numbers of 0 or above, one a style, not all 0, or such for each content"
+        raise UsageError(f"{expected}, got {weights}")
+    return (given / given.sum(-1, keepdim=True)).expand(contents, styles)
