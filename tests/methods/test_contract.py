@@ -22,12 +22,15 @@ DIMENSIONS = {"values": 1, "curve": 2, "diverged": 1, "class": 1, "boxes": 2, "c
 
 
 def fitted(found: Method, side: int = 16, **given: Any) -> Any:
-    """Return the method as it comes, but for extents in pixels, which shrink with the images, and few steps."""
-    extents = [option for option in found.options if Extent in option.kinds and option.default is not None]
-    small = {option.name: max(1, _side(option.default) * side // 64) for option in extents if side < 64}
+    """Return the method as it comes, but for extents in pixels, which shrink with the images, and few steps.
+
+    What makes pictures without images makes them as large as those.
+    """
+    extents = [option for option in found.options if Extent in option.kinds]
+    small = {one.name: max(1, _side(one.default) * side // 64) for one in extents if one.default is not None}
+    made = {option.name: max(1, side) for option in extents if option.default is None and found.generates}
     few = {option.name: 3 for option in found.options if option.name == "steps"}
-    few |= {option.name: side for option in found.options if option.name == "side"}
-    return found.cls(**{**small, **few, **given})
+    return found.cls(**{**(small if side < 64 else {}), **made, **few, **given})
 
 
 def _side(extent: Any) -> int:
