@@ -6,6 +6,7 @@ OUT/facet-1.png, facet-2.png, …    means of the pictures around the middle of 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def find(inputs: Sequence[str | Path], out: str | Path, **given: Any) -> tuple[l
     for number, facet in enumerate(found, 1):
         files.append(folder / f"facet-{number}.png")
         picture = Image.fromarray(levels(facet.cpu()))
-        write_whole(files[-1], lambda temporary, picture=picture: picture.save(temporary, "png"))
+        write_whole(files[-1], partial(picture.save, format="png"))
     return files, unusable
 
 
