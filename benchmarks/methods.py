@@ -16,6 +16,9 @@ from benchmarks.row import Configuration, Row
 NETWORKS = {"demo": 128, "squeezenet1_0": 224, "resnet18": 224}
 """Networks and the height and width of their images."""
 
+STEPS = 10
+"""Of methods that make pictures by optimization, whose own hundreds would take minutes."""
+
 PEERS = {
     "saliency": {"captum": "benchmarks.peers.captum_methods:saliency"},
     "guided-backprop": {"captum": "benchmarks.peers.captum_methods:guided_backprop"},
@@ -27,7 +30,7 @@ FLOAT32 = Agreement(
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """One row per method and network, in float32 with the method's default options."""
+    """One row per method and network, in float32 with the method's default options, but few steps."""
     for verb in registry.methods():
         for network in NETWORKS:
             yield _row(verb, network, batch=2 if quick else 8)
@@ -54,11 +57,12 @@ def _row(verb: str, network: str, batch: int) -> Row:
 
 
 def method(verb: str, network: str, batch: int) -> Callable[[], Any]:
-    """The method with its default options."""
+    """The method with its default options, but few steps where it makes pictures."""
     described = registry.method(verb)
     model, images = load(network, batch)
     inputs = [INPUTS[name](model, images) for name in described.inputs]
-    explain = described.cls()
+    takes = any(option.name == "steps" for option in described.options)
+    explain = described.cls(steps=STEPS) if described.makes_images and takes else described.cls()
     return lambda: explain(model, *inputs)
 
 
