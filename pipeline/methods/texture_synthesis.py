@@ -50,8 +50,8 @@ class TextureSynthesis:
     algorithm: Literal["neural", "nearest"] = option(
         "neural", "noise brought to the sample's Gram matrices, or copies of its pixels by their neighborhoods"
     )
-    out: Extent | int | tuple[int, int] | None = option(None, "size: a side, or HEIGHTxWIDTH; default: the sample's")
-    layers: str | None = option(None, "layers, a,b,c; default: the first of each resolution, five at most")
+    extent: Extent | int | tuple[int, int] | None = option(None, "size: a side, or HEIGHTxWIDTH; default: the sample's")
+    layers: str | None = option(None, "layers, a,b,c; default: the first of each resolution but the last, four at most")
     gram: Literal["mean", "centered"] = option(
         "mean", "products of feature maps averaged over positions, or covariance"
     )
@@ -83,7 +83,7 @@ class TextureSynthesis:
     def __call__(
         self, model: nn.Module, images: Tensor, seeds: Tensor | None = None, progress: Progress | None = None
     ) -> Image:
-        """Return textures `(N, 3, *out)`, each of its own sample `(N, 3, h, w)` and from noise of its own seed."""
+        """Return textures `(N, 3, *extent)`, each of its own sample `(N, 3, h, w)` and from noise of its own seed."""
         return self.details(model, images, seeds, progress).image
 
     def check(
@@ -151,10 +151,14 @@ class TextureSynthesis:
         return loss
 
     def _layers(self, model: nn.Module) -> list[str]:
-        return style_layers(model) if self.layers is None else names_of(self.layers)
+        if self.layers is not None:
+            return names_of(self.layers)
+        # The paper goes on to pool4 of VGG-19. Deeper maps have few positions, and hold the noise back for long.
+        found = style_layers(model)
+        return found[:-1] or found
 
     def _size(self, images: Tensor) -> tuple[int, int]:
-        if self.out is None:
+        if self.extent is None:
             return images.shape[2], images.shape[3]
-        extent = Extent.of(self.out)
-        return extent.height, extent.width
+        size = Extent.of(self.extent)
+        return size.height, size.width

@@ -62,10 +62,10 @@ def test_a_samples_own_picture_has_no_loss():
 
 def test_outputs_of_another_size_come_near_the_sample():
     model, samples = mixed(), pictures(2, 16, 7)
-    made = texture(out="24x40", steps=40).details(model, samples)
+    made = texture(extent="24x40", steps=40).details(model, samples)
     assert made.image.shape == (2, 3, 24, 40)
     assert (made.loss < 0.2 * made.losses[:, 0]).all()
-    assert (texture(out=8).details(model, samples)).image.shape == (2, 3, 8, 8)
+    assert (texture(extent=8).details(model, samples)).image.shape == (2, 3, 8, 8)
 
 
 def test_noise_is_of_the_seed_and_no_texture_of_the_others():
@@ -118,17 +118,17 @@ def test_refuses_what_does_not_fit(options, given, message):
 def test_refuses_sizes_that_memory_does_not_hold(monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 4_000_000)
     with pytest.raises(UsageError, match=r"images: expected what fits .* for one picture of 256 × 256"):
-        texture(out=256).check(mixed(), pictures(1, 16))
+        texture(extent=256).check(mixed(), pictures(1, 16))
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"rate": 0.0}, {"tv": -1.0}, {"out": 0}])
+@pytest.mark.parametrize("options", [{"steps": 0}, {"rate": 0.0}, {"tv": -1.0}, {"extent": 0}])
 def test_refuses_numbers_that_are_none_of_its_options(options):
     with pytest.raises(UsageError):
         texture(**options)(mixed(), pictures(1, 16))
 
 
 def test_nearest_copies_pixels_of_the_sample_and_uses_no_network():
-    method = TextureSynthesis(algorithm="nearest", out="20x28", window=5, levels=2)
+    method = TextureSynthesis(algorithm="nearest", extent="20x28", window=5, levels=2)
     samples = pictures(2, 24, 7)
     made = method.details(None, samples, torch.tensor([1, 2]))
     assert not method.uses_network
