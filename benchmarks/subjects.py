@@ -68,10 +68,9 @@ def pictures(count: int, size: int, first: int = 0) -> Tensor:
 
 
 def noise(count: int, size: int) -> Tensor:
-    """Return start images (N, 3, size, size) of noise around grey."""
-    return (
-        torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0)).mul_(0.1).add_(0.5).clamp_(0, 1)
-    )
+    """Return start images (N, 3, size, size) of noise around grey, each by its number."""
+    made = [torch.randn(3, size, size, generator=torch.Generator().manual_seed(number)) for number in range(count)]
+    return torch.stack(made).mul_(0.1).add_(0.5).clamp_(0, 1)
 
 
 def sample(side: int) -> Tensor:

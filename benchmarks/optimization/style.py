@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from afterimage import ops
-from afterimage.images import LBFGS, Adam, Glance, Objective, distance, minimize
+from afterimage.images import LBFGS, Glance, Objective, distance, minimize
 from afterimage.images import style as style_distance
-from afterimage.images.projections import clip
 from afterimage.images.scales import resized
+from afterimage.methods.style_transfer import StyleTransfer
+from afterimage.methods.texture_synthesis import TextureSynthesis
 from afterimage.models.layers import activations
 from afterimage.models.network import Network
 from benchmarks import STORE, judges, subjects
@@ -148,17 +149,24 @@ def _task(work: Work, precision: str = "float32") -> Task:
 
 
 def transfer(work: Work, precision: str = "float32") -> Callable[[], Outcome]:
-    """All pictures in one batch."""
+    """The methods, as many steps as the tutorial takes, all pictures in one batch."""
     task = _task(work, precision)
+    make = _texture if task.contents is None else _transfer
+    # What the first call prepares is no part of the rate. Targets are: here those of another style are kept.
+    make(replace(task, style=task.style.flip(3)), work, 1)
+    return lambda: _painted(task, make(task, work, work["evaluations"]), work["evaluations"])
 
-    def made(steps: int) -> Tensor:
-        adam = Adam(work["rate"])
-        return minimize(
-            task.model, task.objective(), task.starts, steps=steps, optimizer=adam, projections=[clip()]
-        ).images
 
-    made(1)  # what the first call prepares is no part of the rate
-    return lambda: _painted(task, made(work["evaluations"]), work["evaluations"])
+def _transfer(task: Task, work: Work, steps: int) -> Tensor:
+    weights = {"style_weight": WEIGHT, "tv": 0.0, "layers": ",".join(STYLE_LAYERS), "content_layer": CONTENT_LAYER}
+    method = StyleTransfer(**weights, optimizer="adam", rate=work["rate"], steps=steps, scales=1)
+    return method(task.model, task.starts, [task.style])  # which starts at the content
+
+
+def _texture(task: Task, work: Work, steps: int) -> Tensor:
+    layers = ",".join(STYLE_LAYERS)
+    method = TextureSynthesis(layers=layers, normalize="target", optimizer="adam", rate=work["rate"], steps=steps)
+    return method(task.model, task.style.expand(len(task.starts), -1, -1, -1))  # which starts at noise of seeds 0, 1, …
 
 
 def to_loss(work: Work, coarse: bool = False) -> Callable[[], Outcome]:
