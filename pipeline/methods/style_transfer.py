@@ -76,6 +76,8 @@ class _Plan(NamedTuple):
 class StyleTransfer:
     """What one picture shows, painted as another is."""
 
+    # The paper puts average pooling in the place of the network's maximum pooling; here networks stay as they come.
+
     content_weight: float = option(1.0, "α, of the distance from the content at one layer")
     style_weight: float = option(30.0, "β, of the distance from the styles' Gram matrices")
     tv: float = option(10.0, "γ, of the total variation a pixel")

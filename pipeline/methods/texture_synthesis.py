@@ -47,6 +47,7 @@ RATE = 0.02
 class TextureSynthesis:
     """More of a sample's texture, of any size."""
 
+    # The paper of the neural kind pools by averages; here networks pool as they come.
     algorithm: Literal["neural", "nearest"] = option(
         "neural", "noise brought to the sample's Gram matrices, or copies of its pixels by their neighborhoods"
     )
