@@ -8,6 +8,9 @@ import torch
 
 from benchmarks.outcome import Outcome
 
+LONG = 5.0
+"""Seconds: a product that takes longer is not made."""
+
 
 def limits(device: str, size: int, megabytes: int) -> Callable[[], Outcome]:
     """Measure products of `size`² matrices and copies of `megabytes`."""
@@ -20,10 +23,16 @@ def measure(device: str, size: int, megabytes: int) -> dict[str, float]:
     target = torch.zeros_like(source)
     rates = {"copy": 2 * source.numel() / _fastest(lambda: target.copy_(source))}
     for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
-        matrix = torch.randn(size, size, device=device).to(dtype)
-        product = torch.empty_like(matrix)
-        rates[name] = 2 * size**3 / _fastest(partial(torch.mm, matrix, matrix, out=product))
+        rough = _rate(device, size // 8, dtype)
+        # without instructions for them, products in bfloat16 take minutes, and a small one's rate says as much
+        rates[name] = rough if 2 * size**3 / rough > LONG else _rate(device, size, dtype)
     return rates
+
+
+def _rate(device: str, size: int, dtype: torch.dtype) -> float:
+    matrix = torch.randn(size, size, device=device).to(dtype)
+    product = torch.empty_like(matrix)
+    return 2 * size**3 / _fastest(partial(torch.mm, matrix, matrix, out=product))
 
 
 def _fastest(work: Callable[[], object], tries: int = 7) -> float:
