@@ -73,6 +73,7 @@ def run(
     verb: str,
     inputs: str | int | Path | Sequence[str | int | Path],
     out: str | Path,
+    /,  # a method may have an option of these names
     *,
     sweep: Sweep | None = None,
     progress: bool = False,

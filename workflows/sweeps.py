@@ -79,7 +79,7 @@ def _axis(method: Method, name: str, values: Sequence[Any], max_pixels: int) -> 
         labels = _titles(pictures)
     else:
         values = [_value(options[name], value) if name in options else value for value in values]
-        labels = [str(value) for value in values]
+        labels = [str(value).removesuffix(".0") if isinstance(value, float) else str(value) for value in values]
     if len(values) < 2 or len(set(labels)) < len(labels):
         raise UsageError(f"sweep: expected two values of {name} at least, all different, got {', '.join(labels)}")
     return Axis(name, tuple(values), tuple(labels), pictures)

@@ -170,9 +170,11 @@ class Invent:
 class Darken:
     """How an image looks in the dark; no network is needed for that."""
 
+    out: float = option(2.0, "how much larger")
+
     def __call__(self, model: nn.Module | None, images: Tensor) -> Image:
         assert model is None
-        return F.interpolate(images, scale_factor=2.0) / 2
+        return F.interpolate(images, scale_factor=self.out) / 2
 
     @property
     def uses_network(self) -> bool:

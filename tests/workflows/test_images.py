@@ -13,7 +13,7 @@ from PIL import Image
 
 from afterimage import RefusedError, UsageError, registry
 from afterimage.registry import methods
-from afterimage.workflows import cli, run, underway, verify
+from afterimage.workflows import cli, run, serial, underway, verify
 from afterimage.workflows.calls import seed_of
 from afterimage.workflows.shards import committed
 from tests.workflows.fixtures import photograph
@@ -353,6 +353,11 @@ class Recording:
     def pack(self, number):
         self._told.append(number)
         return self._pack(number)
+
+
+def test_an_option_may_be_called_as_the_arguments_of_a_run(inputs, tmp_path):
+    run("darken", inputs, tmp_path / "out", out=0.5, executor=serial)
+    assert {row["file_width"] for row in rows_of(tmp_path / "out", "darken")} == {16}
 
 
 def test_cores_without_a_picture_of_their_own_help_with_the_others(module, inputs, tmp_path, monkeypatch):

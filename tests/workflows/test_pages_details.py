@@ -138,6 +138,18 @@ def test_a_run_of_a_version_that_knew_no_details_has_its_page(tmp_path: Path) ->
     assert len(read(write_pages(tmp_path)).images) == 3
 
 
-@pytest.mark.parametrize(("value", "text"), [(3.1, "3.10"), (-12.345, "−12.3"), (0.012345, "0.0123"), (123.4, "123")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (3.1, "3.10"),
+        (-12.345, "−12.3"),
+        (0.012345, "0.0123"),
+        (123.4, "123"),
+        (0, "0.00"),
+        (-4321.2, "−4,321"),
+        (6.51e6, "6.51 × 10⁶"),
+        (-1.5e-5, "−1.50 × 10⁻⁵"),
+    ],
+)
 def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert plain(value) == text

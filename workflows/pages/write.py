@@ -25,6 +25,7 @@ from .spool import spool, spooled
 from .survey import REST, WRONG, Survey, survey
 from .sweeps import Sweep, open_sweeps
 
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 PAGE = 200
 """Inputs per page."""
 LIMIT = 10_000
@@ -184,5 +185,9 @@ def percent(share: float) -> str:
 
 
 def plain(value: float) -> str:
-    """Return a number with three digits, and a real minus sign."""
-    return f"{value:#.3g}".rstrip(".").replace("-", "−")
+    """Return a number with three digits, or as many as are whole up to a million, and a real minus sign."""
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}".replace("-", "−")
+    mantissa, _, exponent = f"{value:#.3g}".rstrip(".").partition("e")
+    power = f" × 10{str(int(exponent)).translate(RAISED)}" if exponent else ""
+    return mantissa.replace("-", "−") + power
