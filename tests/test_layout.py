@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["errors", "ops", "models", "incremental", "images", "drawing", "registry", "painting", "methods", "workflows"]
-LAZY = {"torchvision", "onnxruntime", "dask", "distributed", "sklearn", "timm"}
+ORDER = ["errors", "ops", "models", "incremental", "images", "vectors", "drawing", "registry", "painting", "methods", "workflows"]
+LAZY = {"torchvision", "scipy", "openTSNE", "onnxruntime", "dask", "distributed", "sklearn", "timm"}
 
 
 def modules() -> dict[str, Path]:

@@ -1,0 +1,1 @@
+"""Searches, projections and layouts of vectors, a row per image."""
