@@ -80,7 +80,7 @@ def _predict(job: Job, row: Row, logits: Tensor | None) -> None:
     probabilities = logits.softmax(0)
     predicted = int(logits.argmax())
     row.prediction, row.probability = _category(job, predicted), float(probabilities[predicted])
-    if job.options.get("of") is None:
+    if job.target != "none" and job.options.get("of") is None:
         target = predicted if chosen is None else int(chosen)
         row.target, row.target_probability = _category(job, target), float(probabilities[target])
 
