@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .audit import status, verify
     from .cluster import serial
+    from .neighborhood import matches, neighbors
+    from .projection import project
     from .runs import Summary, run
 
-__all__ = ["Summary", "run", "serial", "status", "verify"]
-_HOMES = {"Summary": ".runs", "run": ".runs", "serial": ".cluster", "status": ".audit", "verify": ".audit"}
+__all__ = ["Summary", "matches", "neighbors", "project", "run", "serial", "status", "verify"]
+_HOMES = {
+    "Summary": ".runs",
+    "matches": ".neighborhood",
+    "neighbors": ".neighborhood",
+    "project": ".projection",
+    "run": ".runs",
+    "serial": ".cluster",
+    "status": ".audit",
+    "verify": ".audit",
+}
 
 
 def __getattr__(name: str) -> Any:
