@@ -39,12 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     from .facets import command as facets
     from .neighborhood import command as neighbors
+    from .projection import command as project
     from .universal_patch import command as universal_patch
 
     for found in methods().values():
         app.add_command(command_of(found))
     app.add_command(facets())
     app.add_command(neighbors())
+    app.add_command(project())
     app.add_command(universal_patch())
     # As `python -m` does: package.module:function is looked for here too, and in the workers, which inherit the path.
     if os.getcwd() not in sys.path:
