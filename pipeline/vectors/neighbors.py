@@ -19,7 +19,7 @@ from torch import Tensor
 Metric = Literal["l2", "cosine"]
 MARGIN = 8
 """Pairs measured beyond the neighbors asked for."""
-ROWS, COLUMNS, MEASURED = 1024, 4096, 2**20
+ROWS, COLUMNS, MEASURED = 1024, 4096, 2**18
 """A block of bounds lies in the cache; numbers that are in float64 at a time."""
 
 
@@ -52,20 +52,26 @@ class _Best:
         self.values = torch.full((queries, kept), -math.inf)
         self.ids = torch.zeros((queries, kept), dtype=torch.int64)
 
-    def offer(self, start: int, first: int, block: Tensor) -> None:
-        """Offer values (rows, columns) of the queries from `start` with the vectors from `first`."""
-        rows = slice(start, start + len(block))
+    def offer(self, start: int, first: int, block: Tensor, columns: bool = False) -> None:
+        """Offer values (n, m) of the queries from `start` with the vectors from `first`; or the queries are columns."""
+        width = block.shape[1 if columns else 0]
+        limits = self.values[start : start + width, -1]
         seen = torch.zeros((len(block), -(-block.shape[1] // 8) * 8), dtype=torch.bool)
-        torch.gt(block, self.values[rows, -1:], out=seen[:, : block.shape[1]])
+        torch.gt(block, limits if columns else limits[:, None], out=seen[:, : block.shape[1]])
         # Few are: eight at once are looked through, as one number.
         eights = seen.view(torch.int64).nonzero()
-        if len(eights) > len(block) * self.values.shape[1]:
+        if len(eights) > width * self.values.shape[1]:
+            block = block.T.contiguous() if columns else block
             values, ids = block.topk(min(self.values.shape[1], block.shape[1]), dim=1)
-            self._keep(torch.arange(rows.start, rows.stop), ids + first, values)
+            self._keep(torch.arange(start, start + width), ids + first, values)
         elif len(eights):
             inside = seen.view(len(seen), -1, 8)[eights[:, 0], eights[:, 1]].nonzero()
             row, column = eights[inside[:, 0], 0], eights[inside[:, 0], 1] * 8 + inside[:, 1]
-            self._few(row + start, column + first, block[row, column])
+            values = block[row, column]
+            if columns:
+                column, order = column.sort(stable=True)
+                row, column, values = column, row[order], values[order]
+            self._few(row + start, column + first, values)
 
     def _few(self, queries: Tensor, ids: Tensor, values: Tensor) -> None:
         """Keep the best of single values, which come by query."""
@@ -101,9 +107,15 @@ class _Search:
         self.best = _Best(len(self.rows), min(count + MARGIN, len(base) - self.own))
 
     def bounds(self, rows: Tensor, first: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """Yield, for blocks of columns from `first` on, the least halves of squared distances, negative."""
+        """Yield, for blocks of columns from `first` on, the least halves of squared distances, negative.
+
+        A block is good until the next one, which lies in its place.
+        """
+        memory = torch.empty(len(rows) * COLUMNS)
         for start in range(first, len(self.columns), COLUMNS):
-            yield start, rows @ self.columns[start : start + COLUMNS].T
+            columns = self.columns[start : start + COLUMNS]
+            block = memory[: len(rows) * len(columns)].view(len(rows), -1)
+            yield start, torch.mm(rows, columns.T, out=block)
 
     def visit(self, start: int) -> None:
         """Offer a block of rows its bounds; of one's own vectors, a pair's bound serves both."""
@@ -115,7 +127,7 @@ class _Search:
                 done = len(rows)
             self.best.offer(start, first, block)
             if self.own and done < block.shape[1]:
-                self.best.offer(first + done, start, block[:, done:].T.contiguous())
+                self.best.offer(first + done, start, block[:, done:], columns=True)
 
     def measured(self) -> Neighbors:
         """Measure the best pairs, and search again for the queries that this proves nothing of."""
@@ -159,7 +171,8 @@ def _single(vectors: Tensor, metric: Metric) -> Tensor:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return vectors / vectors.norm(dim=-1, keepdim=True)
+    unit: Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
+    return unit
 
 
 def _extended(centered: Tensor, share: float) -> Tensor:

@@ -67,7 +67,8 @@ def placed(scores: Array, layout: Array, new: Array, perplexity: float, seed: in
     there = TSNEEmbedding(layout, affinities, random_state=seed, n_jobs=torch.get_num_threads())
     few = min(PLACING, len(scores) / 3)
     middle = (layout.max(0) + layout.min(0)) / 2  # which openTSNE moves to the origin
-    return np.asarray(there.transform(new, perplexity=few, k=min(25, len(scores)))) + middle
+    found: Array = np.asarray(there.transform(new, perplexity=few, k=min(25, len(scores)))) + middle
+    return found
 
 
 def _affinities(scores: Array, perplexity: float, seed: int) -> Any:
