@@ -1,6 +1,6 @@
 """A picture of neighbors: some pictures, each before its nearest by the network and, below, by pixels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import unquote
 
 import numpy as np
@@ -10,7 +10,7 @@ from .pixels import thumbnails
 from .sheets import APART, GAP, INK, LINE, MARGIN, PAPER, SOFT, TEXT, fitting, font
 from .vectors import Vectors
 
-QUERIES, NEAREST, SIDE = 16, 8, 112
+QUERIES, ACROSS, NEAREST, SIDE = 16, 2, 8, 112
 LABELS = {"": "by the network", "pixel_": "by pixels"}
 BESIDE = 150
 
@@ -18,24 +18,39 @@ BESIDE = 150
 def draw(vectors: Vectors, keys: list[str], ids: Mapping[str, np.ndarray]) -> Image.Image:
     """Draw pictures evenly spread over the data set; `ids` are the places of neighbors (N, k) by space."""
     chosen = np.unique(np.linspace(0, len(keys) - 1, min(QUERIES, len(keys))).round().astype(int))
-    count = min(NEAREST, *(one.shape[1] for one in ids.values()))
-    shown = np.unique(np.concatenate([chosen, *(one[chosen, :count].ravel() for one in ids.values())]))
+    near = {space: one[chosen, :NEAREST] for space, one in ids.items()}
+    shown = np.unique(np.concatenate([chosen, *(one.ravel() for one in near.values())]))
     found = thumbnails(vectors, [keys[place] for place in shown])
+    width = SIDE + APART + BESIDE + min(NEAREST, next(iter(ids.values())).shape[1]) * (SIDE + GAP) - GAP
     height = len(ids) * (SIDE + GAP) + LINE
-    left = MARGIN + SIDE + APART + BESIDE
-    size = (left + count * (SIDE + GAP) - GAP + MARGIN, MARGIN + len(chosen) * (height + APART // 2) + MARGIN)
+    down = -(-len(chosen) // ACROSS)
+    across = -(-len(chosen) // down)
+    size = across * (width + 2 * APART) - 2 * APART + 2 * MARGIN, down * (height + APART // 2) + 2 * MARGIN
     image = Image.new("RGB", size, PAPER)
-    pen, top = ImageDraw.Draw(image), MARGIN
-    for query in chosen.tolist():
-        _paste(image, found[keys[query]], MARGIN, top)
-        pen.text((MARGIN, top + SIDE + 4), fitting(unquote(keys[query]), SIDE + APART + BESIDE), INK, font(TEXT))
-        for row, (space, places) in enumerate(ids.items()):
-            above = top + row * (SIDE + GAP)
-            pen.text((left - GAP, above + SIDE // 2), LABELS[space], SOFT, font(TEXT), anchor="rm")
-            for column, place in enumerate(places[query, :count].tolist()):
-                _paste(image, found[keys[place]], left + column * (SIDE + GAP), above)
-        top += height + APART // 2
+    for number, query in enumerate(chosen.tolist()):
+        corner = MARGIN + number // down * (width + 2 * APART), MARGIN + number % down * (height + APART // 2)
+        rows = {space: [found[keys[place]] for place in one[number]] for space, one in near.items()}
+        _draw_query(image, corner, keys[query], found[keys[query]], rows)
     return image
+
+
+def _draw_query(
+    image: Image.Image,
+    corner: tuple[int, int],
+    key: str,
+    picture: Image.Image,
+    rows: Mapping[str, Sequence[Image.Image]],
+) -> None:
+    left, top = corner
+    pen = ImageDraw.Draw(image)
+    _paste(image, picture, left, top)
+    pen.text((left, top + SIDE + 4), fitting(unquote(key), SIDE + APART), INK, font(TEXT))
+    first = left + SIDE + APART + BESIDE
+    for row, (space, pictures) in enumerate(rows.items()):
+        above = top + row * (SIDE + GAP)
+        pen.text((first - GAP, above + SIDE // 2), LABELS[space], SOFT, font(TEXT), anchor="rm")
+        for column, one in enumerate(pictures):
+            _paste(image, one, first + column * (SIDE + GAP), above)
 
 
 def _paste(image: Image.Image, picture: Image.Image, left: int, top: int) -> None:

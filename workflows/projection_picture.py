@@ -29,7 +29,7 @@ def draw(vectors: Vectors, table: pa.Table) -> Image.Image:
         for x, y in middle.tolist():
             pen.ellipse((x - DOT, y - DOT, x + DOT, y + DOT), INK)
         return image
-    side = int(np.clip(SIDE / (1.6 * len(table) ** 0.5), SMALLEST, LARGEST))
+    side = int(np.clip(SIDE / (2.4 * len(table) ** 0.5), SMALLEST, LARGEST))
     # A cell half as wide as an image holds one: where they lie dense, most are seen.
     _, first = np.unique((middle // (side * 0.5)).astype(int), axis=0, return_index=True)
     keys = table["key"].to_pylist()
