@@ -21,7 +21,7 @@ ORDER = [
     "methods",
     "workflows",
 ]
-LAZY = {"torchvision", "scipy", "openTSNE", "onnxruntime", "dask", "distributed", "sklearn", "timm"}
+LAZY = {"torchvision", "faiss", "scipy", "openTSNE", "onnxruntime", "dask", "distributed", "sklearn", "timm"}
 
 
 def modules() -> dict[str, Path]:

@@ -81,7 +81,7 @@ class _Drawing:
         width = self._left + self._beside + across * (self._cell[0] + GAP) - GAP + MARGIN
         self.image = Image.new("RGB", (width, self._height(sheet, blocks)), PAPER)
         self._draw = ImageDraw.Draw(self.image)
-        self._draw.text((MARGIN, MARGIN), _fitting(sheet.title, width - 2 * MARGIN, TITLE), INK, font(TITLE))
+        self._draw.text((MARGIN, MARGIN), fitting(sheet.title, width - 2 * MARGIN, TITLE), INK, font(TITLE))
         top = MARGIN + TITLE + APART // 2
         self._draw_given(sheet, top + self._head_height(blocks[0]))
         for block in blocks:
@@ -111,7 +111,7 @@ class _Drawing:
             shown = _shown(picture, self._side)
             self.image.paste(shown, (MARGIN, top))
             top += shown.height + 4
-            self._draw.text((MARGIN, top), _fitting(label, self._given_width(sheet)), SOFT, font(TEXT))
+            self._draw.text((MARGIN, top), fitting(label, self._given_width(sheet)), SOFT, font(TEXT))
             top += LINE - 4 + GAP
 
     def _draw_block(self, block: Block, top: int) -> int:
@@ -128,13 +128,13 @@ class _Drawing:
         return top + GAP
 
     def _draw_head(self, head: Head, left: int, top: int) -> None:
-        self._draw.text((left, top), _fitting(head.label, self._cell[0]), INK, font(TEXT))
+        self._draw.text((left, top), fitting(head.label, self._cell[0]), INK, font(TEXT))
         for thumb in self._thumbs(head)[0]:
             self.image.paste(thumb, (left, top - GAP // 2 - thumb.height))
             left += thumb.width + GAP
 
     def _draw_beside(self, head: Head, top: int) -> None:
-        label = _fitting(head.label, self._beside - GAP)
+        label = fitting(head.label, self._beside - GAP)
         thumbs, height = self._thumbs(head)
         right = self._left + self._beside - GAP
         middle = top + (self._cell[1] - LINE - height) // 2
@@ -152,7 +152,7 @@ class _Drawing:
             middle = (self._cell[0] - shown.width) // 2, (self._cell[1] - shown.height) // 2
             self.image.paste(shown, (left + middle[0], top + middle[1]))
         if cell.note:
-            note = _fitting(cell.note, self._cell[0] - 2 * GAP)
+            note = fitting(cell.note, self._cell[0] - 2 * GAP)
             corner = left + GAP, top + self._cell[1] - GAP // 2
             box = self._draw.textbbox(corner, note, font(TEXT), anchor="ls")
             self._draw.rectangle((box[0] - 6, box[1] - 4, box[2] + 6, box[3] + 4), PAPER)
@@ -188,7 +188,7 @@ def text_width(text: str, size: int = TEXT) -> int:
     return int(font(size).getlength(text)) + 1
 
 
-def _fitting(text: str, width: int, size: int = TEXT) -> str:
+def fitting(text: str, width: int, size: int = TEXT) -> str:
     """Return a text, shortened in its middle where it is wider."""
     if text_width(text, size) <= width:
         return text

@@ -1,0 +1,189 @@
+"""Nearest neighbors of vectors, exactly: what is left out is proved to be farther away.
+
+    ½‖a − b‖² = ½‖a‖² + ½‖b‖² − a·b ≥ (½ − γ)(‖a‖² + ‖b‖²) − a·b in float32,   γ = (D + 8) u / (1 − (D + 8) u)
+
+Products of blocks in float32 give that lower bound for every pair (u = 2⁻²⁴; Higham, Accuracy and stability of
+numerical algorithms, 2002, section 3.1; it holds for any order of summation). The pairs of the lowest bounds are
+measured by their differences in float64. A query whose last neighbor does not lie below the bounds of all others is
+searched again, with every pair whose bound is as low as that. So near-duplicates, of which the products know nothing,
+come out right.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Metric = Literal["l2", "cosine"]
+MARGIN = 8
+"""Pairs measured beyond the neighbors asked for."""
+ROWS, COLUMNS, MEASURED = 1024, 4096, 2**18
+"""A block of bounds lies in the cache; numbers that are in float64 at a time."""
+
+
+class Neighbors(NamedTuple):
+    """Places (Q, k) of the nearest vectors, int64, and their distances (Q, k), float32; ties by place."""
+
+    ids: Tensor
+    distances: Tensor
+
+
+def neighbors(base: Tensor, count: int, metric: Metric = "l2", queries: Tensor | None = None) -> Neighbors:
+    """Return the nearest of vectors (N, D): of each query (Q, D), or of each of themselves but itself.
+
+    All are finite, and for `cosine`, whose distance is 1 − cos, not zero. There have to be `count` others. What is kept
+    in memory is the vectors in float32 and as much again, whatever the number of pairs.
+    """
+    others = len(base) - (queries is None)
+    if not 0 < count <= others:
+        raise ValueError(f"expected 1 to {others} neighbors, got {count}")
+    search = _Search(base, queries, metric, count)
+    for start in range(0, len(search.rows), ROWS):
+        search.visit(start)
+    return search.measured()
+
+
+class _Best:
+    """The highest values (Q, kept) so far, best first, and whose they are."""
+
+    def __init__(self, queries: int, kept: int) -> None:
+        self.values = torch.full((queries, kept), -math.inf)
+        self.ids = torch.zeros((queries, kept), dtype=torch.int64)
+
+    def offer(self, start: int, first: int, block: Tensor, columns: bool = False) -> None:
+        """Offer values (n, m) of the queries from `start` with the vectors from `first`; or the queries are columns."""
+        width = block.shape[1 if columns else 0]
+        limits = self.values[start : start + width, -1]
+        seen = torch.zeros((len(block), -(-block.shape[1] // 8) * 8), dtype=torch.bool)
+        torch.gt(block, limits if columns else limits[:, None], out=seen[:, : block.shape[1]])
+        # Few are: eight at once are looked through, as one number.
+        eights = seen.view(torch.int64).nonzero()
+        if len(eights) > width * self.values.shape[1]:
+            block = block.T.contiguous() if columns else block
+            values, ids = block.topk(min(self.values.shape[1], block.shape[1]), dim=1)
+            self._keep(torch.arange(start, start + width), ids + first, values)
+        elif len(eights):
+            inside = seen.view(len(seen), -1, 8)[eights[:, 0], eights[:, 1]].nonzero()
+            row, column = eights[inside[:, 0], 0], eights[inside[:, 0], 1] * 8 + inside[:, 1]
+            values = block[row, column]
+            if columns:
+                column, order = column.sort(stable=True)
+                row, column, values = column, row[order], values[order]
+            self._few(row + start, column + first, values)
+
+    def _few(self, queries: Tensor, ids: Tensor, values: Tensor) -> None:
+        """Keep the best of single values, which come by query."""
+        found, group, counts = queries.unique_consecutive(return_inverse=True, return_counts=True)
+        place = torch.arange(len(queries)) - (counts.cumsum(0) - counts)[group]
+        width = int(counts.max())
+        padded = torch.full((len(found), width), -math.inf)
+        named = torch.zeros((len(found), width), dtype=torch.int64)
+        padded[group, place], named[group, place] = values, ids
+        self._keep(found, named, padded)
+
+    def _keep(self, queries: Tensor, ids: Tensor, values: Tensor) -> None:
+        together, named = torch.cat([self.values[queries], values], 1), torch.cat([self.ids[queries], ids], 1)
+        self.values[queries], order = together.topk(self.values.shape[1], dim=1)
+        self.ids[queries] = named.gather(1, order)
+
+
+class _Search:
+    def __init__(self, base: Tensor, queries: Tensor | None, metric: Metric, count: int) -> None:
+        self.base, self.count, self.metric, self.own = base, count, metric, queries is None
+        self.queries = base if queries is None else queries
+        mean = _single(base, metric).mean(0, dtype=torch.float64).float()
+        centered = [_single(one, metric) - mean for one in ([base] if self.own else [base, self.queries])]
+        # Products of numbers as large or small as 1e30 have no place in float32.
+        largest = max(float(one.abs().max()) for one in centered)
+        self.scale = 2.0 ** -math.frexp(largest)[1]
+        units = (base.shape[1] + 8) * 2.0**-24
+        share = 0.5 - units / (1 - units)
+        extended = [_extended(one.mul_(self.scale), share) for one in centered]
+        self.columns = extended[0]
+        # The same with the last two exchanged: a row times a column is a·b less both squares.
+        self.rows = torch.cat([extended[-1][:, :-2], extended[-1][:, [-1, -2]]], 1)
+        self.best = _Best(len(self.rows), min(count + MARGIN, len(base) - self.own))
+
+    def bounds(self, rows: Tensor, first: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """Yield, for blocks of columns from `first` on, the least halves of squared distances, negative.
+
+        A block is good until the next one, which lies in its place.
+        """
+        memory = torch.empty(len(rows) * COLUMNS)
+        for start in range(first, len(self.columns), COLUMNS):
+            columns = self.columns[start : start + COLUMNS]
+            block = memory[: len(rows) * len(columns)].view(len(rows), -1)
+            yield start, torch.mm(rows, columns.T, out=block)
+
+    def visit(self, start: int) -> None:
+        """Offer a block of rows its bounds; of one's own vectors, a pair's bound serves both."""
+        rows = self.rows[start : start + ROWS]
+        for first, block in self.bounds(rows, start if self.own else 0):
+            done = 0
+            if self.own and first == start:
+                block.fill_diagonal_(-math.inf)
+                done = len(rows)
+            self.best.offer(start, first, block)
+            if self.own and done < block.shape[1]:
+                self.best.offer(first + done, start, block[:, done:], columns=True)
+
+    def measured(self) -> Neighbors:
+        """Measure the best pairs, and search again for the queries that this proves nothing of."""
+        ids, squares = self._nearest()
+        proved = squares[:, -1] * (0.5 * self.scale**2) < -self.best.values[:, -1].double()
+        if self.best.values.shape[1] < len(self.base) - self.own:
+            for query in (~proved).nonzero().flatten().tolist():
+                ids[query], squares[query] = self._again(query, float(squares[query, -1]))
+        return Neighbors(ids, (squares / 2 if self.metric == "cosine" else squares.sqrt()).float())
+
+    def _nearest(self) -> tuple[Tensor, Tensor]:
+        ids, _ = self.best.ids.sort(1)
+        step = max(1, MEASURED // (ids.shape[1] * self.base.shape[1]))
+        squares = torch.cat(
+            [
+                _squares(self.queries[start : start + step], self.base[ids[start : start + step]], self.metric)
+                for start in range(0, len(ids), step)
+            ]
+        )
+        squares, order = squares.sort(dim=1, stable=True)
+        return ids.gather(1, order)[:, : self.count], squares[:, : self.count]
+
+    def _again(self, query: int, reached: float) -> tuple[Tensor, Tensor]:
+        """Return the nearest of all whose bound is as low as a square that as many reach."""
+        half = 0.5 * self.scale**2 * reached * (1 + 1e-12)
+        found = [
+            first + (block[0].double() >= -half).nonzero().flatten()
+            for first, block in self.bounds(self.rows[query : query + 1])
+        ]
+        ids = torch.cat(found)
+        ids = ids[ids != query] if self.own else ids
+        step = max(1, MEASURED // self.base.shape[1])
+        one = self.queries[query : query + 1]
+        squares = torch.cat([_squares(one, self.base[part][None], self.metric)[0] for part in ids.split(step)])
+        squares, order = squares.sort(stable=True)
+        return ids[order[: self.count]], squares[: self.count]
+
+
+def _single(vectors: Tensor, metric: Metric) -> Tensor:
+    return _unit(vectors.double()).float() if metric == "cosine" else vectors.float()
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    unit: Tensor = vectors / vectors.norm(dim=-1, keepdim=True)
+    return unit
+
+
+def _extended(centered: Tensor, share: float) -> Tensor:
+    """Return vectors (N, D + 2) with, behind them, one and what is left of their squares, negative."""
+    squares = torch.cat([part.double().square().sum(1) for part in centered.split(ROWS)])
+    return torch.cat([centered, torch.ones(len(centered), 1), (-share * squares).float()[:, None]], 1)
+
+
+def _squares(queries: Tensor, found: Tensor, metric: Metric) -> Tensor:
+    """Return squared distances (q, n) of queries (q, D) and vectors (q, n, D), in float64."""
+    ours, theirs = queries.double()[:, None], found.double()
+    if metric == "cosine":
+        ours, theirs = _unit(ours), _unit(theirs)
+    return (theirs - ours).square_().sum(-1)
