@@ -67,7 +67,8 @@ def spread(points: np.ndarray, rows: int, columns: int) -> np.ndarray:
     extent = high - low
     middle = np.array([rows - 1, columns - 1]) / 2
     scale = np.divide(2 * middle, extent, out=np.zeros(2), where=extent > 0)
-    return (places - (low + high) / 2) * scale + middle
+    made: np.ndarray = (places - (low + high) / 2) * scale + middle
+    return made
 
 
 def cost(points: np.ndarray, found: Grid) -> float:
@@ -78,7 +79,8 @@ def cost(points: np.ndarray, found: Grid) -> float:
 
 def _block(top: int, bottom: int, left: int, right: int) -> np.ndarray:
     """Return rows and columns `(cells, 2)` of a rectangle of cells, row by row."""
-    return np.stack(np.mgrid[top:bottom, left:right], -1).reshape(-1, 2)
+    both = np.meshgrid(np.arange(top, bottom), np.arange(left, right), indexing="ij")
+    return np.stack(both, -1).reshape(-1, 2)
 
 
 def _solve(places: np.ndarray, cells: np.ndarray, columns: int) -> np.ndarray:
