@@ -1,6 +1,6 @@
 "use strict";
 
-const MARGIN = 200; // CSS pixels that are drawn beyond the stage, so that it can be moved without drawing
+const MARGIN = 140; // CSS pixels that are drawn beyond the stage, so that it can be moved without drawing
 const SLOW = 25; // milliseconds from frame to frame beyond which moving draws nothing
 const get = (id) => document.getElementById(id);
 
@@ -20,6 +20,7 @@ class Page {
     this.listen();
     this.painted();
     this.look("map");
+    this.trials = 5; // drawings whose times tell whether drawing is slow here, before anything moves
     new ResizeObserver(() => this.resize()).observe(this.stage);
   }
 
@@ -48,8 +49,8 @@ class Page {
     this.width = this.stage.clientWidth;
     this.height = this.stage.clientHeight;
     this.density = Math.min(devicePixelRatio || 1, 2);
+    const [width, height] = [this.width + 2 * MARGIN, this.height + 2 * MARGIN];
     for (const canvas of [get("points"), get("over")]) {
-      const [width, height] = [this.width + 2 * MARGIN, this.height + 2 * MARGIN];
       canvas.width = width * this.density;
       canvas.height = height * this.density;
       canvas.style.width = `${width}px`;
@@ -96,7 +97,7 @@ class Page {
     if (Math.abs(right) > room(this.width) || Math.abs(down) > room(this.height) || scale > 3) return this.draw();
     get("moved").style.transform = `translate(${right}px, ${down}px) scale(${scale})`;
     clearTimeout(this.rest);
-    this.rest = setTimeout(() => this.touch(), 120);
+    this.rest = setTimeout(() => this.touch(), 250);
   }
 
   draw() {
@@ -105,12 +106,14 @@ class Page {
     get("moved").style.transform = "none";
     this.drawn = this.camera.copy();
     const grid = this.view === "grid";
-    get("points").hidden = grid;
     if (!grid) this.scatter?.draw(this.camera, this.size(), this.density);
     this.context.setTransform(this.density, 0, 0, this.density, 0, 0);
     this.context.clearRect(0, 0, this.width + 2 * MARGIN, this.height + 2 * MARGIN);
     (grid ? drawCells : drawThumbnails)(this);
     drawChosen(this);
+    get("points").hidden = grid;
+    get("over").hidden = !grid && !this.thumbnails.length && this.point === null; // one layer less to be moved
+    if (this.trials-- > 0) this.touch();
     this.stage.dataset.frames = Number(this.stage.dataset.frames ?? 0) + 1;
   }
 

@@ -66,8 +66,11 @@ class Pictures {
       for (let row = top0; row < top1; row++) {
         for (let column = left0; column < left1; column++) {
           const image = this.sheet(level, row, column);
-          const scale = cell / level.side;
-          if (image) context.drawImage(image, left + column * side, top + row * side, image.naturalWidth * scale, image.naturalHeight * scale);
+          if (!image) continue;
+          const whole = (value) => Math.round(value * density) / density; // else seams show between sheets
+          const [x0, y0] = [whole(left + column * side), whole(top + row * side)];
+          const [x1, y1] = [whole(left + column * side + (image.naturalWidth * cell) / level.side), whole(top + row * side + (image.naturalHeight * cell) / level.side)];
+          context.drawImage(image, x0, y0, x1 - x0, y1 - y0);
         }
       }
     }

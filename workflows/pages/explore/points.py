@@ -1,6 +1,5 @@
 """The joint table of a data set's embeddings: where each image lies, what it is said to be, its neighbors."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,8 @@ class Points:
     """What is shown: a row per image that has an embedding and a place on the map, in the embeddings' order.
 
     `table` has `FACTS`, `PLACES`, `grid_row`, `grid_column`, `neighbors` (its ids are row numbers of this table) and,
-    where the neighbors have it, `pixel_neighbors`. `left_out` has key, status and error of images without embedding.
+    where the neighbors have it, `pixel_neighbors`. `left_out` has key, status and error of images without embedding,
+    `placed` tells which of those with one have a place.
     """
 
     vectors: Vectors
@@ -33,7 +33,7 @@ class Points:
     table: pa.Table
     grid: Grid
     left_out: pa.Table
-    unplaced: Sequence[str]
+    placed: pa.ChunkedArray
 
     @property
     def notes(self) -> list[str]:
@@ -44,8 +44,8 @@ class Points:
             for what, found in (("map", self.projection), ("table of neighbors", self.neighbors))
             if found.outdated
         ]
-        if self.unplaced:
-            notes.append(f"{len(self.unplaced):,} images have no place on the map and are not shown.")
+        if unplaced := len(self.placed) - len(self.table):
+            notes.append(f"{unplaced:,} images have no place on the map and are not shown.")
         return notes
 
 
@@ -58,7 +58,6 @@ def points(out: Path, embedding: str, projection: str, neighbors: str) -> Points
     facts, places = vectors.table(FACTS), mapped.table(["key", *PLACES])
     row = pc.index_in(facts["key"], value_set=places["key"].combine_chunks())
     placed = pc.fill_null(pc.is_finite(places["projection_x"].take(row)), False)
-    unplaced = facts["key"].filter(pc.invert(placed)).to_pylist()
     facts, row = facts.filter(placed), row.filter(placed)
     if not len(facts):
         raise UsageError(
@@ -69,7 +68,7 @@ def points(out: Path, embedding: str, projection: str, neighbors: str) -> Points
     found = grid(np.stack([facts["projection_x"].to_numpy(), facts["projection_y"].to_numpy()], 1))
     facts = facts.append_column("grid_row", pa.array(found.row)).append_column("grid_column", pa.array(found.column))
     facts = _with_neighbors(facts, near.table())
-    return Points(vectors, mapped, near, facts, found, left_out(vectors), unplaced)
+    return Points(vectors, mapped, near, facts, found, left_out(vectors), placed)
 
 
 def _with_neighbors(facts: pa.Table, near: pa.Table) -> pa.Table:

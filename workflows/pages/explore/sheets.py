@@ -79,8 +79,8 @@ def _reduced(pictures: Pixels, file: Path) -> Pixels:
     rows, columns, side = pictures.shape[:3]
     smaller = cells(file, rows, columns, side // SCALE)
     for row in range(rows):
-        parts = pictures[row].reshape(columns, side // SCALE, SCALE, side // SCALE, SCALE, 3)
-        smaller[row] = parts.mean((2, 4)).round()
+        strip = np.asarray(Image.fromarray(_laid_out(pictures[row : row + 1])).reduce(SCALE))
+        smaller[row] = strip.reshape(side // SCALE, columns, side // SCALE, 3).swapaxes(0, 1)
     return smaller
 
 

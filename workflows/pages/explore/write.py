@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from afterimage.errors import UsageError
@@ -121,12 +120,13 @@ def _stream(folder: Path, found: Points, jobs: Sequence[Job], pictures: np.ndarr
 
 def _shards(found: Points) -> Iterator[tuple[int, pa.Table, pa.ChunkedArray]]:
     """Yield shard by shard the rows of the joint table with their thumbnails."""
-    start, keys = 0, found.table["key"].combine_chunks()
+    stored = done = 0
     for shard, commit in found.vectors.commits.items():
-        stored = found.vectors.rows(commit, ["key", "thumbnail"])
-        stored = stored.filter(pc.is_in(stored["key"], value_set=keys))
-        yield shard, found.table.slice(start, len(stored)), stored["thumbnail"]
-        start += len(stored)
+        thumbnails = found.vectors.rows(commit, ["thumbnail"])["thumbnail"]
+        placed = found.placed.slice(stored, len(thumbnails))
+        stored, thumbnails = stored + len(thumbnails), thumbnails.filter(placed)
+        yield shard, found.table.slice(done, len(thumbnails)), thumbnails
+        done += len(thumbnails)
 
 
 def _other(job: Job, shard: int) -> Other:
