@@ -97,18 +97,17 @@ def projected(keys: Sequence[str], points: np.ndarray) -> pa.Table:
 
 
 def nearest(keys: Sequence[str], points: np.ndarray, near: int) -> pa.Table:
-    """Return the table of neighbors, by brute force."""
-    rows = []
-    for number, key in enumerate(keys):
-        distances = np.linalg.norm(points - points[number], axis=1)
-        distances[number] = np.inf
-        ids = np.argsort(distances, kind="stable")[: min(near, len(keys) - 1)].tolist()
-        near_by = {"ids": ids, "distances": distances[ids].tolist()}
-        rows.append({"key": key, "neighbors": near_by, "neighbor_keys": [keys[one] for one in ids]})
-    ids, distances = ("ids", pa.list_(pa.int64())), ("distances", pa.list_(pa.float32()))
-    near_type = pa.struct([ids, distances])
-    schema = pa.schema([("key", pa.string()), ("neighbors", near_type), ("neighbor_keys", pa.list_(pa.string()))])
-    return pa.Table.from_pylist(rows, schema=schema)
+    """Return the table of neighbors, by a tree."""
+    from scipy.spatial import cKDTree
+
+    near = min(near, len(keys) - 1)
+    distances, ids = (found[:, 1:] for found in cKDTree(points).query(points, near + 1))
+    offsets = pa.array(np.arange(len(keys) + 1) * near, pa.int32())
+    lists = [pa.array(ids.ravel()), pa.array(distances.ravel(), pa.float32())]
+    near_by = [pa.ListArray.from_arrays(offsets, values) for values in lists]
+    names = pa.ListArray.from_arrays(offsets, pa.array(keys).take(lists[0]))
+    neighbors = pa.StructArray.from_arrays(near_by, ["ids", "distances"])
+    return pa.table({"key": list(keys), "neighbors": neighbors, "neighbor_keys": names})
 
 
 def write_maps(

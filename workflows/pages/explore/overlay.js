@@ -38,7 +38,8 @@ function drawCells(page) {
   page.pictures.drawGrid(context, camera.scale, left, top, page.width + 2 * MARGIN, page.height + 2 * MARGIN, page.density);
   page.mask ??= veil(page);
   context.imageSmoothingEnabled = false;
-  context.drawImage(page.mask, left, top, map.columns * camera.scale, map.rows * camera.scale);
+  const [x, y] = [Math.floor(left), Math.floor(top)];
+  context.drawImage(page.mask, x, y, Math.ceil(left + map.columns * camera.scale) - x, Math.ceil(top + map.rows * camera.scale) - y);
   context.imageSmoothingEnabled = true;
 }
 

@@ -52,6 +52,7 @@ class Pictures {
   // Draws the part of the grid that is seen; cell: CSS pixels of a cell; left, top: where the grid begins.
   drawGrid(context, cell, left, top, width, height, density) {
     const { levels, rows, columns } = this.map;
+    const whole = (value) => Math.round(value * density) / density; // else seams show between sheets
     let finest = levels.length - 1;
     while (finest && levels[finest].side < cell * density) finest--;
     for (let number = levels.length - 1; number >= finest; number--) {
@@ -67,7 +68,6 @@ class Pictures {
         for (let column = left0; column < left1; column++) {
           const image = this.sheet(level, row, column);
           if (!image) continue;
-          const whole = (value) => Math.round(value * density) / density; // else seams show between sheets
           const [x0, y0] = [whole(left + column * side), whole(top + row * side)];
           const [x1, y1] = [whole(left + column * side + (image.naturalWidth * cell) / level.side), whole(top + row * side + (image.naturalHeight * cell) / level.side)];
           context.drawImage(image, x0, y0, x1 - x0, y1 - y0);
