@@ -22,10 +22,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Kind:
-    """What a tensor that a method returns is: its name, and the number of channels where it has the images' size."""
+    """What a tensor that a method returns is: its name, and the number of channels where it has the images' size.
+
+    Of vectors, the numbers in one and their type, known once the method and the network are.
+    """
 
     name: str
     channels: int = 0
+    width: int = 0
+    dtype: str = "float32"
 
 
 # What a call returns: one map or one picture per item.
@@ -35,6 +40,10 @@ Gradient = Annotated[Tensor, Kind("gradient", 3)]
 """`(N, 3, H, W)`, signed."""
 Image = Annotated[Tensor, Kind("image", 3)]
 """`(N, 3, h, w)` in [0, 1]; its size may differ from the input's."""
+Vector = Annotated[Tensor, Kind("embedding")]
+"""`(N, D)` float32 or float16."""
+Peaks = Annotated[Tensor, Kind("peaks")]
+"""`(N, C, 3)` float32: each channel's largest value, and the row and the column of the layer where it lies."""
 
 # What `details` returns beside that.
 Values = Annotated[Tensor, Kind("values")]
@@ -52,7 +61,8 @@ ClassGrid = Annotated[Tensor, Kind("class_grid")]
 Images = Annotated[Tensor, Kind("images", 3)]
 """`(N, 3, H, W)` in [0, 1]."""
 
-RESULTS = ("heatmap", "gradient", "image")
+MAPS = ("heatmap", "gradient")
+RESULTS = (*MAPS, "image", "embedding", "peaks")
 DETAILS = ("values", "curve", "diverged", "class", "boxes", "class_grid", "images")
 
 Progress = Callable[[int, int], None]
@@ -120,6 +130,11 @@ class Method:
     def makes_images(self) -> bool:
         """Whether the result is a picture, and no map of one."""
         return self.result.name == "image"
+
+    @property
+    def makes_maps(self) -> bool:
+        """Whether the result is a map of the picture, one value or one color per pixel."""
+        return self.result.name in MAPS
 
     @property
     def generates(self) -> bool:
@@ -190,6 +205,9 @@ def register(
     - `details`, which takes what the call takes and returns a NamedTuple: first the call's own result, then what else
       it knows of each image (`Values`, `Curve`, … as above; a field annotated `… | None` may be None);
     - `check`, which takes what the call takes, and refuses what does not fit without doing the work;
+    - `reads`, which takes the model and the images, and returns the name of the one layer that it needs of them, by
+      which several methods share one forward pass;
+    - `select`, of one that returns `Peaks`, which tells which of them are among the largest;
     - a property `uses_network`: False where its options leave the network unused, so that none is loaded.
 
     Raises ValueError for a verb that is taken and TypeError for a class that does not say what its call or its details
@@ -227,7 +245,7 @@ def _result(cls: type[Any]) -> Kind:
     kind = _kind(hint)
     if kind is None or kind.name not in RESULTS:
         came = "nothing" if hint is None else getattr(hint, "__name__", hint)
-        expected = "expected it annotated to return Heatmap, Gradient or Image"
+        expected = "expected it annotated to return Heatmap, Gradient, Image, Vector or Peaks"
         raise TypeError(f"{cls.__qualname__}.__call__: {expected}, got {came}")
     return kind
 

@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["errors", "ops", "models", "incremental", "images", "vectors", "drawing", "registry", "painting", "methods", "workflows"]
+ORDER = [
+    "errors",
+    "ops",
+    "models",
+    "incremental",
+    "images",
+    "vectors",
+    "drawing",
+    "registry",
+    "painting",
+    "methods",
+    "workflows",
+]
 LAZY = {"torchvision", "scipy", "openTSNE", "onnxruntime", "dask", "distributed", "sklearn", "timm"}
 
 

@@ -1,16 +1,17 @@
 """Calls of a method on items of a shard: what its parameters name goes in, and what came of each item comes out."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from afterimage.models.frozen import frozen
+from afterimage.models.layers import OUTPUT
 from afterimage.models.network import Network
+from afterimage.models.sharing import Shared, sharing
 from afterimage.registry import Progress
 
 from .job import Job, placed
@@ -68,39 +69,63 @@ def groups(job: Job, slots: Sequence[Slot]) -> list[list[int]]:
 
 
 def explain(
-    job: Job, network: Network | None, slots: Sequence[Slot], places: Sequence[int], progress: Progress | None = None
-) -> list[Explained]:
-    """Run the job's method on the items at `places`, and return what came of each."""
+    jobs: Sequence[Job],
+    network: Network | None,
+    slots: Sequence[Slot],
+    places: Sequence[int],
+    progress: Progress | None = None,
+) -> list[list[Explained]]:
+    """Run the methods of jobs that share a pass on the items at `places`; return, for each, what came of it by job."""
+    job = jobs[0]
     if job.method.makes_images:
         chosen = [slots[place] for place in places]
-        explained = run_method(job, network, chosen, progress)
-        return [explained.alone(place) for place in range(len(places))]
+        explained = run_methods(jobs, network, chosen, progress)
+        return [[one.alone(place) for one in explained] for place in range(len(places))]
     # Each image keeps its place among grey ones, so that every batch has one shape: bytes may depend on both.
     size = 1 if job.geometry.varies else job.batch_size
     whole = [slot if place in places else slot._replace(pixels=None) for place, slot in enumerate(slots)]
-    explained = run_method(job, network, [*whole, *[EMPTY] * (size - len(whole))], None)
-    return [explained.alone(place) for place in places]
+    explained = run_methods(jobs, network, [*whole, *[EMPTY] * (size - len(whole))], None)
+    return [[one.alone(place) for one in explained] for place in places]
 
 
-def run_method(job: Job, network: Network | None, slots: Sequence[Slot], progress: Progress | None) -> Explained:
-    """Call the method, its `details` where it has them, and the network for its logits where they are wanted."""
-    method = method_for(job, slots)
-    images = None if job.method.generates else to_images([slot.pixels for slot in slots], job)
-    given = arguments(job, images, slots, progress)
-    seen: list[Any] = []
-    with _outputs_of(images if predicts(job) else None, network, seen):
-        returned = method.details(network, **given) if job.method.details else (method(network, **given),)
-    if not seen and predicts(job) and network is not None and images is not None:
-        with frozen(network), torch.no_grad():
-            seen.append(network(images))
-    logits = seen[0] if seen and isinstance(seen[0], Tensor) and seen[0].ndim == 2 else None
+def run_methods(
+    jobs: Sequence[Job], network: Network | None, slots: Sequence[Slot], progress: Progress | None
+) -> list[Explained]:
+    """Call the methods, and the network for its logits where they are wanted, in one forward pass if that can be."""
+    images = None if jobs[0].method.generates else to_images([slot.pixels for slot in slots], jobs[0])
+    methods = [method_for(job, slots) for job in jobs]
+    returned: dict[int, tuple[Any, ...]] = {}
+    with _one_pass(jobs, methods, network, images) as shared:
+        # Those that need a pass of their own come first: the others then read what it left.
+        for place in sorted(range(len(jobs)), key=lambda place: hasattr(methods[place], "reads")):
+            given = arguments(jobs[place], images, slots, progress)
+            detailed = bool(jobs[place].method.details)
+            called = methods[place].details if detailed else methods[place]
+            returned[place] = called(network, **given) if detailed else (called(network, **given),)
+        output = shared.kept(OUTPUT) if shared and any(map(predicts, jobs)) else None
+    logits = output.float().cpu() if isinstance(output, Tensor) and output.ndim == 2 else None
+    return [_explained(job, returned[place], logits) for place, job in enumerate(jobs)]
+
+
+def _one_pass(
+    jobs: Sequence[Job], methods: Sequence[Any], network: Network | None, images: Tensor | None
+) -> AbstractContextManager[Shared | None]:
+    if network is None or images is None:
+        return nullcontext()
+    names = [method.reads(network, images) for method in methods if hasattr(method, "reads")]
+    if any(map(predicts, jobs)):
+        names.append(OUTPUT)
+    return sharing(network, images, names) if names else nullcontext()
+
+
+def _explained(job: Job, returned: Sequence[Any], logits: Tensor | None) -> Explained:
     names = [detail.name for detail in job.method.details]
     details = {name: None if one is None else one.cpu() for name, one in zip(names, returned[1:], strict=True)}
-    return Explained(returned[0].float().cpu(), None if logits is None else logits.float().cpu(), details)
+    return Explained(returned[0].float().cpu(), logits if predicts(job) else None, details)
 
 
 def predicts(job: Job) -> bool:
-    """Whether the job tells each picture's class: maps do, and of what makes pictures the methods that take a class."""
+    """Whether the job tells each picture's class: of what makes pictures, the methods that take a class do."""
     return not job.method.makes_images or (not job.method.generates and "target" in job.method.inputs)
 
 
@@ -154,26 +179,6 @@ def _target(job: Job, label: str | None) -> int:
     if job.target != "label":
         return int(job.target)
     return job.classes[label] if label is not None else 0
-
-
-@contextmanager
-def _outputs_of(images: Tensor | None, network: Network | None, seen: list[Any]) -> Iterator[None]:
-    """Collect what the network returns for `images`: a method may call it on others too, as many as it likes."""
-    if images is None or network is None:
-        yield
-        return
-
-    def keep(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-        given = pictures_of(inputs, named)
-        alike = (given.shape, given.dtype, given.device) == (images.shape, images.dtype, images.device)
-        if not seen and alike and torch.equal(given, images):
-            seen.append(output.detach().clone() if isinstance(output, Tensor) else output)
-
-    hook = network.register_forward_hook(keep, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def pictures_of(inputs: Sequence[Any], named: Mapping[str, Any]) -> Tensor:

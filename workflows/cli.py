@@ -22,6 +22,10 @@ SWEEP = (
     "make a picture for each value, as --sweep steps=50,100, and a sheet of them; twice for two options; "
     "; divides values that have commas; target and style can be swept too"
 )
+WITH = (
+    "methods that share the decoding and the forward passes, each a job of its own, as saliency,patches; options "
+    "follow a colon, as patches:layer=layer3,top=5"
+)
 UNEXPECTED, USAGE, FAILED_INPUTS, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130
 
 
@@ -98,6 +102,11 @@ def command_of(found: Method) -> click.Command:
             click.Argument(["paths"], nargs=-1, metavar=f"{what}... OUT"),
             *(click_option(option, flags.get(option.name)) for option in options),
             *([click.Option(["--sweep"], multiple=True, metavar="OPTION=VALUES", help=SWEEP)] * found.makes_images),
+            *(
+                []
+                if found.makes_images
+                else [click.Option(["--with", "also"], multiple=True, metavar="VERBS", help=WITH)]
+            ),
             click.Option(["--json", "as_json"], is_flag=True, help="print the summary as JSON"),
         ],
         help=f"{found.summary}\n\n{found.reference}\n\n{where}",

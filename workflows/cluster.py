@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 Call = tuple[Any, ...]
-Task = Callable[..., Commit | None]
+Task = Callable[..., Iterable[Commit]]
 # What one worker needs at the least: torch, a network, a batch of activations.
 WORKER_BYTES = 1_500_000_000
 SETTINGS = {
@@ -40,9 +40,7 @@ def serial(task: Task, calls: Iterable[Call], stop: threading.Event) -> Iterator
         for call in calls:
             if stop.is_set():
                 return
-            commit = task(*call)
-            if commit is not None:
-                yield commit
+            yield from task(*call)
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
@@ -63,8 +61,8 @@ def through(client: "Client", task: Task, calls: Iterable[Call], stop: threading
     for future in running:
         if future.status != "finished":
             failure = failure or future.exception()
-        elif (commit := future.result()) is not None:
-            yield commit
+        else:
+            yield from future.result()
         if failure is None and not stop.is_set():
             for call in islice(waiting, 1):
                 running.add(client.submit(task, *call, pure=False))

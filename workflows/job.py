@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from afterimage.errors import RefusedError, UsageError
 from afterimage.models.network import Network
 from afterimage.models.zoo import digest, load_model
-from afterimage.registry import Method, method
+from afterimage.registry import Kind, Method, method
 
 from .files import write_json
 from .geometry import Geometry
@@ -83,6 +83,13 @@ class Job:
     classes: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
     named: tuple[NamedPicture, ...] = ()
+    width: int = 0
+
+    @property
+    def result(self) -> Kind:
+        """What the job's results are, vectors with their length and type."""
+        dtype = self.options.get("dtype", "float32") if self.method.result.name == "embedding" else "float32"
+        return replace(self.method.result, width=self.width, dtype=dtype)
 
     @property
     def method(self) -> Method:
@@ -95,7 +102,8 @@ class Job:
         Of named pictures their bytes and weights count, wherever they lie; what the method does not take is left out.
         """
         config: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
-        del config["classes"], config["model"]["weights"]  # the digest says which weights, wherever they lie
+        # The digest says which weights, wherever they lie; vectors are as long as model and options make them.
+        del config["classes"], config["model"]["weights"], config["width"]
         config["model"]["categories"] = sha256_of(config.pop("categories"))
         named = [{"name": one.name, "sha256": one.sha256, "weight": one.weight} for one in self.named]
         del config["named"], config["seed"]

@@ -26,11 +26,12 @@ from .job import GIVEN, HANDED_OVER, NO_NETWORK, Job, ModelSource, hand_over, re
 from .labels import labels_by_class
 from .named import NamedPicture, named_pictures
 from .picture_names import picture_names
-from .probe import check_inputs, is_slow
+from .probe import check_inputs, tried
 from .rows import predicted_size
 from .settings import Settings
 from .shards import committed
 from .subjects import subjects
+from .task import Part
 
 SLOW_SHARD = 32
 """Images in a slow method's shard at most: what a killed worker loses, and what an interrupt waits for."""
@@ -61,16 +62,21 @@ class Plan:
         """All inputs."""
         return self.inputs.table
 
-    def calls(self) -> Iterator[tuple[Any, ...]]:
-        """Yield one task's arguments per shard."""
+    def calls(self, beside: "Sequence[Plan]" = ()) -> Iterator[tuple[Any, ...]]:
+        """Yield one task's arguments per shard; jobs `beside` it take part where neither has the shard yet."""
         parts = manifest.shards(self.table)
         names: Mapping[str, bytes] = {}
         if self.job.method.makes_images and self.generations:
             names = picture_names(part["key"].to_pylist() for part in self.inputs.parts)
-        for shard, generation in self.generations.items():
+        plans = [self, *beside]
+        for shard in sorted({shard for plan in plans for shard in plan.generations}):
             items = manifest.items_of(parts[shard])
             own = {item.key: names[item.key] for item in items} if names else {}
-            yield self.folder / "shards", self.job, shard, generation, items, own
+            todo = [(plan, plan.generations[shard]) for plan in plans if shard in plan.generations]
+            new = [Part(plan.folder / "shards", plan.job, 0) for plan, generation in todo if not generation]
+            again = [Part(plan.folder / "shards", plan.job, generation) for plan, generation in todo if generation]
+            for together in ([new] if new else []) + [[one] for one in again]:
+                yield together, shard, items, own
 
 
 def plan_run(
@@ -120,16 +126,49 @@ def _divided(job: Job, network: Network | None, settings: Settings, found: Input
         if divides:
             size = manifest.default_shard_size(len(found.table), step=job.batch_size)
             found = found.divided(min(max(SLOW_SHARD, job.batch_size), size))
-    elif network is not None and is_slow(job, network):
-        # It fills its model calls from one image: no empty slots, and few images between two commits.
-        job = replace(job, batch_size=settings.batch_size or 1)
-        if divides:
-            found = found.divided(min(SLOW_SHARD, manifest.default_shard_size(len(found.table), step=4)))
-        return job, found
+    elif network is not None:
+        found_out = tried(job, network)
+        if found_out.slow:
+            # It fills its model calls from one image: no empty slots, and few images between two commits.
+            if divides:
+                found = found.divided(min(SLOW_SHARD, manifest.default_shard_size(len(found.table), step=4)))
+            return replace(job, batch_size=settings.batch_size or 1), found
+        job = with_width(job, found_out.width)
     if settings.batch_size is None:
         # Where a slow method divided the inputs, shards are small: no slot of a batch is to stay empty in all of them.
         job = replace(job, batch_size=min(job.batch_size, int(np.bincount(found.table["shard"].to_numpy()).max())))
     return job, found
+
+
+def with_width(job: Job, width: int) -> Job:
+    """Return the job with the length of its vectors, where that is what it makes. Raises `UsageError` for none."""
+    if job.method.result.name != "embedding":
+        return job
+    if width < 1:
+        raise UsageError(f"{job.verb}: expected vectors of one number at least, got none; name another --layer")
+    if job.geometry.varies and job.options.get("pool") == "flatten":
+        raise UsageError("pool: flattened maps of pictures of several sizes differ in length; use mean or max")
+    return replace(job, width=width)
+
+
+def plan_beside(plan: Plan, method: Method, settings: Settings, options: Mapping[str, Any]) -> Plan:
+    """Plan a job that shares the passes of another; raise `UsageError` where it cannot."""
+    chosen = method.cls(**options)
+    if method.makes_images or plan.job.method.makes_images or not uses_network(chosen):
+        raise UsageError(
+            f"with: {method.verb} and {plan.job.verb} cannot share a forward pass; run one after the other"
+        )
+    options = {option.name: _plain(getattr(chosen, option.name)) for option in method.options}
+    job = _job(method, settings, options, plan.table, plan.loaded, named_pictures(method, {}, settings.max_pixels))
+    job = replace(job, batch_size=plan.job.batch_size, threads=plan.job.threads)
+    if job.geometry != plan.job.geometry:
+        raise UsageError(
+            f"with: {method.verb} takes pictures fitted otherwise than {plan.job.verb}; name a --fit for both"
+        )
+    network = _needed(method, plan.loaded)
+    check_inputs(job, network, ())
+    job = with_width(job, tried(job, network).width)
+    return _plan(job, settings, plan.folder.parent / method.verb, plan.inputs, plan.loaded)
 
 
 def _plan(job: Job, settings: Settings, folder: Path, found: Inputs, loaded: Loaded) -> Plan:
@@ -144,8 +183,7 @@ def _plan(job: Job, settings: Settings, folder: Path, found: Inputs, loaded: Loa
         if number not in generations:
             done.update(commit.statuses)
     count = sum(len(part) for number, part in parts.items() if number in generations)
-    method = job.method
-    size = count * predicted_size(method.result, job.keep, job.geometry.size, job.heatmap_size, method.details)
+    size = count * predicted_size(job.result, job.keep, job.geometry.size, job.heatmap_size, job.method.details)
     check_disk(folder.parent, size)
     return Plan(folder, job, found, dict(sorted(generations.items())), done, size, loaded)
 
@@ -265,7 +303,7 @@ def _loaded(method: Method, settings: Settings, say: Say) -> Loaded:
 
 
 def _target(method: Method, settings: Settings, options: Mapping[str, Any], network: Network | None) -> str:
-    if method.makes_images and (method.generates or "target" not in method.inputs or network is None):
+    if not method.makes_maps and (method.generates or "target" not in method.inputs or network is None):
         return "none"
     if options.get("of") is not None and settings.target != "predicted":
         raise UsageError("expected a class (--target) or a neuron (--of), got both; leave one out")

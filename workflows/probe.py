@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -30,11 +30,18 @@ class _Enough(BaseException):
     """The method has shown the network many pictures: there is nothing more to learn from the grey one."""
 
 
-def is_slow(job: Job, network: Network) -> bool:
-    """Run a method that makes maps on grey, so that an option that does not fit the model is refused before the work.
+class Tried(NamedTuple):
+    """What became of a try: whether the method is slow, and how many numbers its result has along the second axis."""
 
-    Returns whether it is one that shows the network many pictures at once for a single image; it is stopped there. One
-    that calls the network over and over on what it was given gains from batches as any other.
+    slow: bool
+    width: int
+
+
+def tried(job: Job, network: Network) -> Tried:
+    """Run a method on grey, so that an option that does not fit the model is refused before the work.
+
+    Slow is what shows the network many pictures at once for a single image; it is stopped there. What calls the network
+    over and over on what it was given gains from batches as any other.
     """
     seen = 0
 
@@ -48,12 +55,12 @@ def is_slow(job: Job, network: Network) -> bool:
 
     hook = network.register_forward_pre_hook(count, with_kwargs=True)
     try:
-        explain(_here(job), network, [_grey(job.geometry.size)], [0])
+        explained = explain([_here(job)], network, [_grey(job.geometry.size)], [0])[0][0]
     except _Enough:
-        return True
+        return Tried(True, 0)
     finally:
         hook.remove()
-    return False
+    return Tried(False, len(explained.result))
 
 
 def check_inputs(job: Job, network: Network | None, items: Sequence[Item]) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from afterimage.drawing import draw
-from afterimage.registry import Detail
+from afterimage.registry import Detail, Kind
 
 from .calls import Explained, Pixels, Slot, targets
 from .details import cells, finite
@@ -95,7 +95,45 @@ def _detail(job: Job, row: Row, detail: Detail, value: Tensor | None) -> None:
         row.pictures[detail.name] = jpeg(levels(value))
 
 
-def keep_maps(job: Job, done: Sequence[tuple[Row, Pixels, Explained]]) -> None:
+def keep(job: Job, done: Sequence[tuple[Row, Pixels, Explained]], names: Mapping[str, bytes], staging: Staging) -> None:
+    """Put results into their rows, with the pictures that show them as far as they are kept."""
+    kind = job.result
+    if job.method.makes_images:
+        _keep_images(job, done, names, staging)
+    elif job.method.makes_maps:
+        _keep_maps(job, done)
+    for row, picture, one in done:
+        if kind.name == "embedding":
+            _keep_vector(row, one.result, kind)
+        elif kind.name == "peaks":
+            row.peaks = one.result.numpy()
+        if kind.name in ("embedding", "peaks") and job.keep == "all" and picture is not None:
+            row.pictures["thumbnail"] = jpeg(bounded(picture))
+
+
+def _keep_vector(row: Row, vector: Tensor, kind: Kind) -> None:
+    stored = vector.numpy().astype(kind.dtype)
+    if len(stored) != kind.width:
+        row.fail("model_failed", f"expected a vector of {kind.width} numbers, as of other images, got {len(stored)}")
+    elif not np.isfinite(stored).all():
+        row.fail("nonfinite", f"the vector has numbers beyond what {kind.dtype} holds; use --dtype float32")
+    else:
+        row.vector = stored
+
+
+def select_peaks(job: Job, rows: Sequence[Row]) -> None:
+    """Let the rows of a shard keep the peaks that are among the largest of it, as channel, value, row and column."""
+    own = [row for row in rows if row.peaks is not None]
+    if job.result.name != "peaks" or not own:
+        return
+    peaks = np.stack([row.peaks for row in own])
+    chosen = job.method.cls(**job.options).select(peaks[:, :, 0], [row.key for row in own])
+    for row, mine, taken in zip(own, peaks, chosen, strict=True):
+        channels = np.flatnonzero(taken).astype(np.float32)
+        row.peaks = np.column_stack([channels, mine[taken]])
+
+
+def _keep_maps(job: Job, done: Sequence[tuple[Row, Pixels, Explained]]) -> None:
     """Put maps into their rows, and the pictures drawn from them, as far as they are kept."""
     if job.keep == "none" or not done:
         return
@@ -113,7 +151,7 @@ def keep_maps(job: Job, done: Sequence[tuple[Row, Pixels, Explained]]) -> None:
             row.pictures[name] = jpeg(pictures[place].permute(1, 2, 0).contiguous().numpy())
 
 
-def keep_images(
+def _keep_images(
     job: Job, done: Sequence[tuple[Row, Pixels, Explained]], names: Mapping[str, bytes], staging: Staging
 ) -> None:
     """Write the pictures that a method made, and put into the rows where they are and how they look."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from afterimage.errors import UsageError
-from afterimage.registry import Detail, Kind
+from afterimage.registry import MAPS, Detail, Kind
 
 from . import details as own
 from .details import PICTURE
@@ -51,6 +51,7 @@ COMMON = [
     ("target_probability", pa.float32()),
 ]
 PICTURES = ("drawing", "thumbnail", "overlay")
+PEAK = pa.struct([("channel", pa.int32()), ("value", pa.float32()), ("y", pa.int32()), ("x", pa.int32())])
 FILE = [
     ("file", pa.string()),
     ("file_sha256", pa.string()),
@@ -85,6 +86,8 @@ class Row:
     target: str | None = None
     target_probability: float | None = None
     heatmap: Half | None = None
+    vector: np.ndarray | None = None
+    peaks: np.ndarray | None = None
     file: str | None = None
     file_sha256: str | None = None
     file_width: int | None = None
@@ -99,7 +102,9 @@ class Row:
 
 def pictures(kind: Kind) -> tuple[str, ...]:
     """Return the columns of pictures that results of `kind` have; of a picture there is no overlay."""
-    return PICTURES[:2] if kind.name == "image" else PICTURES
+    if kind.name in MAPS:
+        return PICTURES
+    return PICTURES[:2] if kind.name == "image" else PICTURES[1:2]
 
 
 def schema(kind: Kind, keep: Keep, details: Sequence[Detail] = ()) -> pa.Schema:
@@ -107,6 +112,10 @@ def schema(kind: Kind, keep: Keep, details: Sequence[Detail] = ()) -> pa.Schema:
     columns = list(COMMON)
     if kind.name == "image":
         columns += FILE
+    elif kind.name == "embedding":
+        columns.append((kind.name, pa.list_(getattr(pa, kind.dtype)(), kind.width)))
+    elif kind.name == "peaks":
+        columns.append((kind.name, pa.list_(PEAK)))
     elif keep != "none":
         name = kind.name
         columns += [(name, pa.list_(pa.float16())), (f"{name}_scale", pa.float32())]
@@ -128,7 +137,11 @@ def table(rows: Sequence[Row], kind: Kind, keep: Keep, details: Sequence[Detail]
     }
     for position, corner in enumerate(("x0", "y0", "x1", "y1")):
         columns[f"crop_box_{corner}"] = [row.crop_box and row.crop_box[position] for row in rows]
-    if keep != "none" and kind.name != "image":
+    if kind.name == "embedding":
+        columns[kind.name] = _vectors([row.vector for row in rows], wanted.field(kind.name).type)
+    elif kind.name == "peaks":
+        columns[kind.name] = [_listed(row.peaks) for row in rows]
+    elif keep != "none" and kind.name in MAPS:
         columns |= _heatmap_columns([row.heatmap for row in rows], kind.name)
     for column in wanted:
         if column.type == PICTURE:
@@ -136,6 +149,23 @@ def table(rows: Sequence[Row], kind: Kind, keep: Keep, details: Sequence[Detail]
         elif column.name not in columns:
             columns[column.name] = [row.details.get(column.name) for row in rows]
     return pa.table({column.name: pa.array(columns[column.name], column.type) for column in wanted}, schema=wanted)
+
+
+def _vectors(vectors: Sequence[np.ndarray | None], kind: pa.FixedSizeListType) -> pa.Array:
+    """Return vectors as one column; where there is none, it is empty."""
+    stack = np.zeros((len(vectors), kind.list_size), kind.value_type.to_pandas_dtype())
+    for place, vector in enumerate(vectors):
+        if vector is not None:
+            stack[place] = vector
+    missing = pa.array([vector is None for vector in vectors])
+    return pa.FixedSizeListArray.from_arrays(pa.array(stack.reshape(-1)), type=kind, mask=missing)
+
+
+def _listed(peaks: np.ndarray | None) -> list[dict[str, Any]] | None:
+    """Return peaks, `(n, 4)` of channel, value, row and column, as they are stored."""
+    if peaks is None:
+        return None
+    return [{"channel": int(c), "value": value, "y": int(y), "x": int(x)} for c, value, y, x in peaks.tolist()]
 
 
 def _picture(row: Row, name: str) -> dict[str, Any] | None:
@@ -183,7 +213,7 @@ def parquet_options(kind: Kind, keep: Keep, details: Sequence[Detail] = ()) -> d
     classes = [detail.name for detail in details if detail.kind.name == "class"]
     options: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
     options |= {"use_dictionary": words + grids + classes, "write_statistics": ["key", *words]}
-    if keep != "none" and kind.name != "image":
+    if kind.name == "embedding" or (keep != "none" and kind.name in MAPS):
         options["column_encoding"] = {f"{kind.name}.list.element": "BYTE_STREAM_SPLIT"}
     return options
 
@@ -195,8 +225,10 @@ def predicted_size(
     pixels = size[0] * size[1]
     share = min(1.0, side / max(size)) if side else 1.0
     heatmap = 0 if keep == "none" else round(2 * kind.channels * pixels * share**2)
+    if kind.name == "embedding":
+        heatmap = kind.width * np.dtype(kind.dtype).itemsize
     # As measured on photographs: half a byte per pixel and JPEG at the quality used, noise-like drawings more.
-    drawn = round(pixels * 1.2) if keep == "all" else 0
+    drawn = round(pixels * (1.2 if kind.name in MAPS else 0.4)) if keep == "all" else 0
     if kind.name == "image":  # a PNG of what an optimization painted hardly shrinks; two JPEGs of bounded size
         heatmap = round(pixels * 2.4)
         drawn = round(min(pixels, DRAWN**2) * 0.9) if keep == "all" else 0

@@ -15,10 +15,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from afterimage.errors import RefusedError
+from afterimage.errors import RefusedError, UsageError
 from afterimage.registry import Method, method
 
 from . import manifest
+from .beside import Also, beside
 from .cluster import Call, Task, connected, distributed_network, serial, through
 from .comparison import Found, compare
 from .files import locked, write_whole
@@ -28,7 +29,7 @@ from .job import record
 from .named import FOLDER as NAMED
 from .named import pixels_of
 from .pages.write import write_pages
-from .plan import Plan, check_disk, plan_run
+from .plan import Plan, check_disk, plan_beside, plan_run
 from .progress import Report, Silent, reporting
 from .results import bounded, jpeg
 from .settings import Settings, divided
@@ -40,6 +41,7 @@ from .task import STOP, run_shard
 from .underway import forget, images_under_way
 
 Executor = Callable[[Task, Iterable[Call], threading.Event], Iterator[Commit]]
+"""Runs the calls of a task until it is asked to stop, and yields what they commit."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def run(
     /,  # a method may have an option of these names
     *,
     sweep: Sweep | None = None,
+    also: Also | None = None,
     progress: bool = False,
     executor: Executor | None = None,
     **given: Any,
@@ -85,6 +88,8 @@ def run(
     `inputs` are folders, globs, list files or files; for a method that makes pictures of classes and neurons they are
     these. `given` are the fields of `Settings`, the method's options and the pictures that its call takes by name.
     `sweep` has several values for one option or two: a job for each combination, and a sheet of them for each input.
+    `also` names methods that share the decoding and, where that is possible, the forward passes, as
+    ``"saliency,patches:layer=layer3"`` or as options by verb: each is a job of its own, named by its verb.
     With `progress` the run reports on standard error. `executor=serial` computes in this process instead of on a Dask
     cluster. Raises `UsageError` for what cannot be done and `RefusedError` where `out` holds another run. Scripts
     that call it need ``if __name__ == "__main__":``, as all programs that start processes.
@@ -97,7 +102,15 @@ def run(
     axes = axes_of(found, sweep, settings.max_pixels)
     sources = [inputs] if isinstance(inputs, str | int | Path) else inputs
     base = Path(out).absolute() / (settings.name or found.verb)
-    plans = _plans(found, given, [*map(_text, sources)], base, axes, _say if progress else _hush)
+    say = _say if progress else _hush
+    plans = _plans(found, given, [*map(_text, sources)], base, axes, say)
+    if also and axes:
+        raise UsageError("with: a sweep shares no passes with other methods; run one after the other")
+    for other, own in beside(also, given):
+        asked = divided(other, own)
+        plans.append(plan_beside(plans[0], other, asked.settings, asked.options))
+    if len({plan.folder for plan in plans}) < len(plans):
+        raise UsageError("with: expected each method once; --name gives the first one another name")
     if settings.dry_run:
         return _summary(base, plans, {}, 0, start, 0.0, None, False)
     with ExitStack() as stack:
@@ -143,10 +156,10 @@ def _carry_out(
     with (
         _reporting(plans) if progress else nullcontext(Silent()) as report,
         _draining([plan.folder / STOP for plan in plans], report) as stop,
-        _executing(plans, settings, report, executor) as execute,
+        _executing(plans, axes, settings, report, executor) as execute,
     ):
         _begin(plans, settings)
-        for commit in execute(run_shard, chain.from_iterable(plan.calls() for plan in plans), stop):
+        for commit in execute(run_shard, _calls(plans, axes), stop):
             first = first or time.monotonic() - start
             computed += commit.rows
             for stage, seconds in commit.cpu_seconds.items():
@@ -155,6 +168,13 @@ def _carry_out(
         compared = tuple(compare(base, plans, axes)) if axes and not stop.is_set() else ()
         page = write_pages(base.parent)
         return _summary(base, plans, clock, computed, start, first, page, stop.is_set(), compared)
+
+
+def _calls(plans: Sequence[Plan], axes: Sequence[Axis]) -> Iterator[Call]:
+    """Yield the tasks: of a sweep, those of each job; else all jobs share their passes over the images."""
+    if axes:
+        return chain.from_iterable(plan.calls() for plan in plans)
+    return plans[0].calls(plans[1:])
 
 
 def _reporting(plans: Sequence[Plan]) -> AbstractContextManager[Report]:
@@ -194,10 +214,10 @@ def _write(data: bytes, path: Path) -> None:
 
 @contextmanager
 def _executing(
-    plans: Sequence[Plan], settings: Settings, report: Report, executor: Executor | None
+    plans: Sequence[Plan], axes: Sequence[Axis], settings: Settings, report: Report, executor: Executor | None
 ) -> Iterator[Executor]:
     """Yield what runs the shards: the executor given, or a Dask cluster, if there is anything to run."""
-    shards = sum(len(plan.generations) for plan in plans)
+    shards = sum(1 for _ in _calls(plans, axes))
     if executor is not None or not shards:
         yield executor or serial
         return

@@ -1,6 +1,7 @@
 """What can be chosen about a run, each choice declared once: the command line and Python both read it from here."""
 
 from dataclasses import dataclass, replace
+from types import NoneType
 from typing import Any, Literal
 
 from torch import nn
@@ -13,6 +14,7 @@ from .named import SEVERAL
 from .rows import Keep
 
 Mode = Literal["incremental", "overwrite", "extend"]
+TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
 @dataclass(frozen=True)
@@ -110,18 +112,19 @@ def settings_of(method: Method) -> tuple[Option, ...]:
         "model": {"help": f"{_help('model').rpartition(';')[0]}; without it {network}"},
         "fit": {"default": defaults.fit},
     }
-    if method.makes_images:
+    if not method.makes_maps:
         changed["keep"] = {
             "annotation": Literal["none", "all"],
-            "help": "what is stored beside the made pictures and the figures: nothing, or pictures for the page",
+            "help": "what is stored beside the results and the figures: nothing, or pictures for the page",
         }
+    if method.makes_images:
         changed["threads"] = {"help": "threads per model call; default: the cores that no other task has"}
     if defaults.fit == "inside" and defaults.size is not None:
         changed["size"] = {"help": f"{_help('size').rpartition(';')[0]}; default: {defaults.size}"}
     idle = {
         "seed": "seeds" not in inputs,
-        "heatmap_size": method.makes_images,
-        "target": method.makes_images and ("target" not in inputs or method.generates),
+        "heatmap_size": not method.makes_maps,
+        "target": not method.makes_maps and ("target" not in inputs or method.generates),
         **dict.fromkeys(("labels", "size", "fit", "max_pixels"), method.generates),
     }
     offered = (one for one in options_of(Settings) if not idle.get(one.name, False))
@@ -174,3 +177,24 @@ def divided(method: Method, given: dict[str, Any]) -> Asked:
 def own_options(method: Method) -> tuple[Option, ...]:
     """Return the options that a run takes for its method: a generator's neurons are subjects, and no option."""
     return tuple(one for one in method.options if not (method.generates and one.name == "of"))
+
+
+def as_typed(option: Option, value: Any) -> Any:
+    """Return a value from text as the command line would take it for this option."""
+    if not isinstance(value, str):
+        return value
+    lowered, kinds = value.lower(), [kind for kind in option.kinds if kind is not NoneType]
+    by_text = {str(choice): choice for choice in option.choices}
+    if value in by_text:
+        return by_text[value]
+    if lowered == "none" and NoneType in option.kinds:
+        return None
+    if bool in kinds and lowered in (*TRUE, *FALSE):
+        return lowered in TRUE
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+    return value

@@ -5,21 +5,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from types import NoneType
 from typing import Any
 
 from afterimage.errors import UsageError, nearest
-from afterimage.registry import Method, Option
+from afterimage.registry import Method
 
 from .manifest import path_of
 from .named import NamedPicture, read_named
-from .settings import own_options
+from .settings import as_typed, own_options
 
 MOST = 2
 """Options that are swept at a time: more have no place on a sheet."""
 LONGEST = 80
 """Characters of a value in a job's name."""
-TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 Sweep = Sequence[str] | Mapping[str, Sequence[Any]]
 """`option=a,b,c` once or twice, or values by option."""
@@ -78,7 +76,7 @@ def _axis(method: Method, name: str, values: Sequence[Any], max_pixels: int) -> 
         pictures = tuple(read_named(name, value, max_pixels) for value in values)
         labels = _titles(pictures)
     else:
-        values = [_value(options[name], value) if name in options else value for value in values]
+        values = [as_typed(options[name], value) if name in options else value for value in values]
         labels = [str(value).removesuffix(".0") if isinstance(value, float) else str(value) for value in values]
     if len(values) < 2 or len(set(labels)) < len(labels):
         raise UsageError(f"sweep: expected two values of {name} at least, all different, got {', '.join(labels)}")
@@ -95,27 +93,6 @@ def _titles(pictures: Sequence[tuple[NamedPicture, ...]]) -> list[str]:
 
 def _title(picture: NamedPicture, name: str) -> str:
     return name if picture.weight is None else f"{name} {picture.weight:g}"
-
-
-def _value(option: Option, value: Any) -> Any:
-    """Return a value from text as the command line would take it for this option."""
-    if not isinstance(value, str):
-        return value
-    lowered, kinds = value.lower(), [kind for kind in option.kinds if kind is not NoneType]
-    by_text = {str(choice): choice for choice in option.choices}
-    if value in by_text:
-        return by_text[value]
-    if lowered == "none" and NoneType in option.kinds:
-        return None
-    if bool in kinds and lowered in (*TRUE, *FALSE):
-        return lowered in TRUE
-    for kind in (int, float):
-        if kind in kinds:
-            try:
-                return kind(value)
-            except ValueError:
-                continue
-    return value
 
 
 def _plain(label: str) -> str:

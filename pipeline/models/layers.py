@@ -1,9 +1,9 @@
 """Layers by their path in the user's module: names, activations, neurons, and the table of a network's layers."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import get_ident
+from threading import get_ident, local
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from .receptive_field import ReceptiveField, Tracker
 
 OUTPUT = ""
 """The name of what the model itself returns, where activations of layers are asked for."""
+INPUT = "input:"
+"""What stands before a layer's name where what the layer takes is meant, as in ``input:fc``."""
 
 
 def named(model: nn.Module) -> dict[str, nn.Module]:
@@ -39,13 +41,18 @@ def resolve(model: nn.Module, name: str) -> nn.Module:
     """Return the layer of that path. Raises UsageError with the nearest ones."""
     layers = named(model)
     if name not in layers:
-        title = _title(model)
-        raise UsageError(f"no layer {name!r} in {title}{nearest(name, layers)}; see 'afterimage layers {title}'")
+        called = title(model)
+        raise UsageError(f"no layer {name!r} in {called}{nearest(name, layers)}; see 'afterimage layers {called}'")
     return layers[name]
 
 
-def _title(model: nn.Module) -> str:
+def title(model: nn.Module) -> str:
+    """Return what a model is called in messages."""
     return model.name if isinstance(model, Network) else type(model).__name__
+
+
+here = local()
+"""This thread's `shared`: the forward pass that its readers of layers share, where there is one."""
 
 
 class _Reached(BaseException):
@@ -56,7 +63,7 @@ class _Reached(BaseException):
 
 
 @contextmanager
-def _hooked(modules: dict[str, nn.Module], hook: Callable[[str, Any, Any], Any]) -> Iterator[None]:
+def hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Any, Any], Any]) -> Iterator[None]:
     """Call `hook(name, inputs, output)` after each module's forward; what it returns replaces the output.
 
     Hooks lie on the module, so other threads' forward passes meet them too, and go on unseen.
@@ -82,18 +89,28 @@ def activations(model: nn.Module, images: Tensor, names: Iterable[str]) -> dict[
     They hold what the layer returned even where an in-place operation follows, and are differentiable, also with
     respect to one another (except through a layer that returns its own input, which is then overwritten). Inference
     stops once all are known. A layer that is called several times gives its first call. The model's mode stays the
-    caller's. The layer `OUTPUT` is the model itself. Raises UsageError for a layer that is unknown, not called, or does
-    not return a tensor.
+    caller's. The layer `OUTPUT` is the model itself, and ``input:NAME`` is what NAME was given first. Where a forward
+    pass of these images is shared (`models/sharing.py`), what it kept is returned. Raises UsageError for a layer that
+    is unknown, not called, or does not return a tensor.
     """
-    modules = {name: model if name == OUTPUT else resolve(model, name) for name in names}
+    names = list(names)
+    shared = getattr(here, "shared", None)
+    if shared is not None and shared.offers(model, images, names):
+        return {name: shared.kept(name) for name in names}
+    modules = modules_of(model, names)
     found: dict[str, Tensor] = {}
     copies: dict[str, tuple[Tensor, int | None]] = {}
 
     def keep(name: str, inputs: tuple[Any, ...], output: Any) -> Any:
         if name in found:
             return output
+        if name.startswith(INPUT):
+            found[name] = taken(model, name, inputs).clone()
+            if len(found) == len(modules):
+                raise _Reached
+            return output
         if not isinstance(output, Tensor):
-            raise UsageError(f"layer {name!r} of {_title(model)} returns {type(output).__name__}, expected one tensor")
+            raise UsageError(f"layer {name!r} of {title(model)} returns {type(output).__name__}, expected one tensor")
         found[name] = output
         if len(found) == len(modules):
             raise _Reached
@@ -104,7 +121,7 @@ def activations(model: nn.Module, images: Tensor, names: Iterable[str]) -> dict[
         return output
 
     if modules:
-        with _hooked(modules, keep):
+        with hooked(modules, keep):
             try:
                 model(images)
             except _Reached:
@@ -112,11 +129,23 @@ def activations(model: nn.Module, images: Tensor, names: Iterable[str]) -> dict[
             else:
                 missing = next((name for name in modules if name not in found), None)
                 if missing is not None:
-                    raise UsageError(f"layer {missing!r} is not called in a forward pass of {_title(model)}")
+                    raise UsageError(f"layer {missing!r} is not called in a forward pass of {title(model)}")
     for name, (copy, version) in copies.items():
         if version is None or _version(found[name]) != version:
             found[name] = copy
     return {name: found[name] for name in modules}
+
+
+def modules_of(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Return the modules whose calls give the activations of these names. Raises UsageError for unknown ones."""
+    return {name: model if name == OUTPUT else resolve(model, name.removeprefix(INPUT)) for name in names}
+
+
+def taken(model: nn.Module, name: str, inputs: tuple[Any, ...]) -> Tensor:
+    """Return what a layer was given first, for the name ``input:LAYER``. Raises UsageError where it is no tensor."""
+    if inputs and isinstance(inputs[0], Tensor):
+        return inputs[0]
+    raise UsageError(f"layer {name.removeprefix(INPUT)!r} of {title(model)} takes no tensor by place; name another")
 
 
 def _shares_memory(output: Tensor, inputs: tuple[Any, ...]) -> bool:
@@ -214,7 +243,7 @@ def layers(model: nn.Module, size: tuple[int, int]) -> list[LayerInfo]:
         if isinstance(output, Tensor) and name not in seen:
             seen[name] = (tuple(output.shape[1:]), tracker.receptive_field(output))
 
-    with frozen(model), torch.no_grad(), _hooked(modules, record), tracker:
+    with frozen(model), torch.no_grad(), hooked(modules, record), tracker:
         model(image)
     return [
         LayerInfo(name, type(modules[name]).__name__, *seen[name], sum(p.numel() for p in modules[name].parameters()))

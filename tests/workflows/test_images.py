@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,11 +162,11 @@ def test_another_attempt_at_a_committed_shard_changes_nothing(photographs, modul
     from afterimage.workflows.task import run_shard
 
     def twice(task, calls, stop):
-        for folder, job, *rest in calls:
-            yield run_shard(folder, job, *rest)
+        for [part], *rest in calls:
+            yield from run_shard([part], *rest)
             before = pictures_of(tmp_path / "out", "blend")
-            again = run_shard(folder, type(job)(**{**vars(job), "seed": 5}), *rest)
-            assert again == committed(folder)[rest[0]]
+            again = run_shard([part._replace(job=replace(part.job, seed=5))], *rest)
+            assert again == [committed(part.folder)[rest[0]]]
             assert pictures_of(tmp_path / "out", "blend") == before
 
     run("blend", photographs, tmp_path / "out", model=module, limit=3, executor=twice)
@@ -335,10 +336,10 @@ def test_progress_within_an_image_is_told_to_the_bar(module, inputs, tmp_path, m
     monkeypatch.setattr(underway, "SECONDS_BETWEEN_WRITES", 0.0)
 
     def watching(task, calls, stop):
-        for folder, *rest in calls:
+        for parts, *rest in calls:
             before = underway.NUMBER.pack
             monkeypatch.setattr(underway, "NUMBER", Recording(before, told))
-            yield task(folder, *rest)
+            yield from task(parts, *rest)
 
     run("blend", inputs, tmp_path / "out", model=module, limit=2, steps=4, batch_size=2, executor=watching)
     assert told == [0.5, 1.0, 1.5, 2.0, 2.0]

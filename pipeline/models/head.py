@@ -1,0 +1,54 @@
+"""Where a network's description of an image stands: before its last layer with weights, and as its last maps."""
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from .frozen import frozen
+from .layers import INPUT, hooked, named, title
+from .stages import stages
+
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Bilinear)
+_known: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
+
+
+def before_head(model: nn.Module, images: Tensor) -> str:
+    """Return the name of what the last layer with weights takes: fc7 of VGG, pooled maps of a ResNet.
+
+    Found by one forward pass per model of a black image as large as `images`. Raises UsageError where no such layer
+    is called.
+    """
+    return INPUT + _remembered(model, "head", lambda: _last_called(model, images.new_zeros(1, *images.shape[1:])))
+
+
+def last_maps(model: nn.Module, images: Tensor) -> str:
+    """Return the name of the last unit that gives maps, found by one forward pass per model and size of image."""
+    size = (images.shape[2], images.shape[3])
+    return _remembered(model, size, lambda: stages(model, size)[-1][-1])
+
+
+def _remembered(model: nn.Module, what: object, find: Callable[[], str]) -> str:
+    """Return what was found of a model before, as long as it has the same layers."""
+    key = what, tuple(map(id, model.modules()))
+    known = _known.setdefault(model, {})
+    if key not in known:
+        known[key] = find()
+    return known[key]
+
+
+def _last_called(model: nn.Module, image: Tensor) -> str:
+    layers = {name: module for name, module in named(model).items() if isinstance(module, WEIGHTED)}
+    called: list[str] = []
+
+    def note(name: str, inputs: tuple[Any, ...], output: Any) -> None:
+        called.append(name)
+
+    with frozen(model), torch.no_grad(), hooked(layers, note):
+        model(image)
+    if not called:
+        raise UsageError(f"{title(model)} calls no linear layer and no convolution; name the layer that describes")
+    return called[-1]
