@@ -23,7 +23,7 @@ from afterimage.workflows.cli import main
 from afterimage.workflows.derived import open_derived, parent_digest, write_derived
 from afterimage.workflows.explore import explore
 from afterimage.workflows.pages.explore import sheets
-from tests.workflows.embedded import CLASSES, jpeg, nearest, projected, tone, write_embedded, write_maps, write_run
+from tests.workflows.explored import CLASSES, jpeg, nearest, projected, tone, write_embedded, write_maps, write_run
 from tests.workflows.test_pages import HOSTILE, browser, opened
 
 __all__ = ["browser", "opened"]
