@@ -7,7 +7,7 @@ const OTHERS = [138, 143, 150];
 const VERDICTS = { right: [0, 158, 115], wrong: [213, 94, 0] };
 // Cividis: Nuñez, Anderton, Renslow, 2018.
 const CIVIDIS = [[0, 34, 78], [66, 78, 108], [123, 123, 120], [185, 171, 111], [254, 232, 56]];
-const LISTED = 12, FOUND = 200;
+const LISTED = 20, FOUND = 200;
 
 class Filters {
   constructor(map, changed) {

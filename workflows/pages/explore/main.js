@@ -72,6 +72,7 @@ class Page {
   }
 
   ask() {
+    get("tip").hidden = true; // what it tells of may move
     this.asked ??= requestAnimationFrame((now) => {
       this.asked = null;
       this.time(now);

@@ -27,8 +27,8 @@ class Panel {
       element("img", { src: row.picture, alt: name, className: "picture" }),
       this._facts(point, row),
       ...this._near("Neighbors", row.neighbors, row.distances),
-      ...(row.pixels ? this._near("Nearest by pixels", row.pixels) : []),
       ...row.jobs.map((job) => this._job(job, name)),
+      ...(row.pixels ? this._near("Nearest by pixels", row.pixels) : []),
     );
     this.box.hidden = false;
     this.box.scrollTop = 0;

@@ -1,6 +1,6 @@
 """The pictures of a grid: sheets of many small pictures at several scales, and one picture of all, the mosaic.
 
-sheets/64/0-1.jpg    rows 0 to 15 and columns 16 to 31 of the grid, each cell 64 pixels wide
+sheets/64/0-1.jpg    rows 0 to 15 and columns 16 to 31 of the grid, each cell 64 pixels wide; of few images, 128
 sheets/16/0-0.jpg    the same at a quarter of the scale, and so on until one sheet holds all
 mosaic.jpg           all cells, as large as they can be in `LONGEST` pixels
 """
@@ -12,8 +12,9 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-SIDE = 64
-"""Pixels of a cell at the largest scale."""
+SIDE, LARGER = 64, 128
+"""Pixels of a cell at the largest scale, and of up to `FEW` images."""
+FEW = 4096
 SHEET = 1024
 """Pixels of a sheet, at most."""
 LONGEST = 10_240
@@ -31,7 +32,12 @@ def cells(file: Path, rows: int, columns: int, side: int) -> Pixels:
     return made
 
 
-def square(data: bytes, side: int = SIDE) -> Pixels:
+def side_of(count: int) -> int:
+    """Return the pixels of a cell where there are so many images."""
+    return LARGER if count <= FEW else SIDE
+
+
+def square(data: bytes, side: int) -> Pixels:
     """Return a JPEG's middle as `(side, side, 3)`; pictures that are enlarged keep their pixels."""
     pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=side, min_width=side)
     height, width = pixels.shape[:2]

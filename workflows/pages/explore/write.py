@@ -82,7 +82,8 @@ def _write(folder: Path, spare: Path, found: Points, jobs: Sequence[Job]) -> Non
         to = folder / name if name == "index.html" else folder / "page" / name
         to.parent.mkdir(exist_ok=True)
         to.write_bytes(files(__package__).joinpath(name).read_bytes())
-    pictures = sheets.cells(spare / "cells.npy", found.grid.rows, found.grid.columns, sheets.SIDE)
+    side = sheets.side_of(len(found.table))
+    pictures = sheets.cells(spare / "cells.npy", found.grid.rows, found.grid.columns, side)
     statuses = _stream(folder, found, jobs, pictures)
     levels = sheets.write_sheets(folder / "sheets", pictures, spare)
     size = sheets.write_mosaic(folder / "mosaic.jpg", pictures)
@@ -110,7 +111,7 @@ def _stream(folder: Path, found: Points, jobs: Sequence[Job], pictures: np.ndarr
                     raise UsageError(
                         f"{found.vectors.folder}: expected thumbnails, got none of {row['key']!r}; embed again"
                     )
-                pictures[row["grid_row"], row["grid_column"]] = sheets.square(stored["bytes"])
+                pictures[row["grid_row"], row["grid_column"]] = sheets.square(stored["bytes"], pictures.shape[2])
                 for other in others:
                     statuses[other.job.name].append(other.rows.get(row["key"], {}).get("status") or "not yet done")
                 chunks.add(_row(row, stored, others))
@@ -140,7 +141,7 @@ def _row(row: Mapping[str, Any], stored: Mapping[str, Any], others: Sequence[Oth
     """Return what the page shows of one image that is not on the map itself."""
     return {
         "key": row["key"],
-        "uri": row["uri"],
+        "uri": readable(row["uri"]),
         "size": [row["width"], row["height"]],
         "neighbors": row["neighbors"]["ids"],
         "distances": [float(f"{distance:.6g}") for distance in row["neighbors"]["distances"]],
