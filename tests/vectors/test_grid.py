@@ -21,7 +21,7 @@ def apart(found: Grid, count: int) -> bool:
     return bool(inside.all()) and len(cells) == len(found.row) == count
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 25, 100, 999, EXACT + 1, 3001])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 25, 100, 500, EXACT + 1, 3001])
 def test_no_two_points_share_a_cell(count: int) -> None:
     found = grid(clusters(count, count))
     assert apart(found, count)
@@ -42,15 +42,15 @@ def test_points_that_are_a_grid_stay_where_they_are() -> None:
 
 
 def test_few_points_lie_at_the_optimum() -> None:
-    points = clusters(7)
-    rows, columns = sides(7)
+    points = clusters(5)
+    rows, columns = sides(5)
     places = spread(points, rows, columns)
     cells = np.stack(np.mgrid[:rows, :columns], -1).reshape(-1, 2)
-    least = min(((places - cells[list(tried)]) ** 2).sum(1).mean() for tried in permutations(range(len(cells)), 7))
+    least = min(((places - cells[list(tried)]) ** 2).sum(1).mean() for tried in permutations(range(len(cells)), 5))
     assert cost(points, grid(points)) == pytest.approx(least, rel=1e-12)
 
 
-@pytest.mark.parametrize("count", [500, 2000])
+@pytest.mark.parametrize("count", [500, 1500])
 def test_what_is_solved_in_parts_is_within_a_hundredth_of_the_optimum(count: int) -> None:
     points = clusters(count)
     best, parts = grid(points, exact=count), grid(points, exact=0)

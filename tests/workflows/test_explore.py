@@ -22,6 +22,8 @@ from afterimage.vectors.grid import grid
 from afterimage.workflows.cli import main
 from afterimage.workflows.derived import open_derived, parent_digest, write_derived
 from afterimage.workflows.explore import explore
+from afterimage.workflows.files import digest_file
+from afterimage.workflows.pages import explore as page
 from afterimage.workflows.pages.explore import sheets
 from tests.workflows.explored import CLASSES, jpeg, nearest, projected, tone, write_embedded, write_maps, write_run
 from tests.workflows.test_pages import HOSTILE, browser, opened
@@ -191,6 +193,24 @@ def test_a_second_time_replaces_the_first(tmp_path: Path, capsys: pytest.Capture
     assert record is not None
     assert record.outdated == []
     assert record.record["rows"] == 40
+
+
+def test_two_images_make_a_page(tmp_path: Path) -> None:
+    write_embedded(tmp_path, keys(2))
+    explore(tmp_path)
+    found = handed(tmp_path / "explore" / "data" / "map.js")
+    assert (found["count"], found["rows"], found["columns"]) == (2, 1, 2)
+
+
+def test_the_vendored_library_is_what_was_published() -> None:
+    folder = Path(page.__file__).parent
+    told = (folder / "twgl.txt").read_text(encoding="utf-8")
+    assert f"sha256 {digest_file(folder / 'twgl.js')}" in told
+    for script in folder.glob("*.js"):  # the page's policy forbids what makes code from text
+        text = script.read_text(encoding="utf-8")
+        assert "eval(" not in text
+        assert "new Function" not in text
+        assert "innerHTML" not in text
 
 
 # In Chromium

@@ -203,6 +203,12 @@ class Page {
     get("search").addEventListener("input", () => this.search());
     get("search").addEventListener("keydown", (event) => event.key === "Enter" && get("results").querySelector("button")?.click());
     document.addEventListener("keydown", (event) => this.key(event));
+    get("points").addEventListener("webglcontextlost", (event) => event.preventDefault());
+    get("points").addEventListener("webglcontextrestored", () => {
+      this.scatter = Scatter.on(get("points"));
+      this.scatter.place(this.views[this.view]);
+      this.painted();
+    });
   }
 
   zoom(factor) {
