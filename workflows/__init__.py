@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .audit import status, verify
     from .cluster import serial
+    from .neurons import neurons
     from .runs import Summary, run
 
-__all__ = ["Summary", "run", "serial", "status", "verify"]
-_HOMES = {"Summary": ".runs", "run": ".runs", "serial": ".cluster", "status": ".audit", "verify": ".audit"}
+__all__ = ["Summary", "neurons", "run", "serial", "status", "verify"]
+_HOMES = {
+    "Summary": ".runs",
+    "neurons": ".neurons",
+    "run": ".runs",
+    "serial": ".cluster",
+    "status": ".audit",
+    "verify": ".audit",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -43,12 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     from .explore import command as explore
     from .facets import command as facets
+    from .neurons import command as neurons
     from .universal_patch import command as universal_patch
 
     for found in methods().values():
         app.add_command(command_of(found))
     app.add_command(explore())
     app.add_command(facets())
+    app.add_command(neurons())
     app.add_command(universal_patch())
     # As `python -m` does: package.module:function is looked for here too, and in the workers, which inherit the path.
     if os.getcwd() not in sys.path:

@@ -123,12 +123,12 @@ def _keep_vector(row: Row, vector: Tensor, kind: Kind) -> None:
 
 def select_peaks(job: Job, rows: Sequence[Row]) -> None:
     """Let the rows of a shard keep the peaks that are among the largest of it, as channel, value, row and column."""
-    own = [row for row in rows if row.peaks is not None]
+    own = [(row, row.peaks) for row in rows if row.peaks is not None]
     if job.result.name != "peaks" or not own:
         return
-    peaks = np.stack([row.peaks for row in own])
-    chosen = job.method.cls(**job.options).select(peaks[:, :, 0], [row.key for row in own])
-    for row, mine, taken in zip(own, peaks, chosen, strict=True):
+    peaks = np.stack([mine for _, mine in own])
+    chosen = job.method.cls(**job.options).select(peaks[:, :, 0], [row.key for row, _ in own])
+    for (row, mine), taken in zip(own, chosen, strict=True):
         channels = np.flatnonzero(taken).astype(np.float32)
         row.peaks = np.column_stack([channels, mine[taken]])
 
