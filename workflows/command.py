@@ -7,6 +7,7 @@ import sys
 from .forks import warm_up
 
 COMMANDS = {
+    "explore": "explore",
     "facets": "facets",
     "neighbors": "neighborhood",
     "neurons": "neurons",
