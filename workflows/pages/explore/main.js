@@ -162,10 +162,12 @@ class Page {
 
   reveal(point) {
     const [x, y] = this.place(point).map((one) => one - MARGIN);
-    const right = get("panel").hidden ? 0 : get("panel").offsetWidth;
-    if (x > 40 && y > 40 && x < this.width - right - 40 && y < this.height - 40) return;
+    const panel = get("panel"); // at the right, or, where the page is narrow, below
+    const [right, below] = panel.hidden ? [0, 0] : innerWidth > 800 ? [panel.offsetWidth, 0] : [0, panel.offsetHeight];
+    if (x > 40 && y > 40 && x < this.width - right - 40 && y < this.height - below - 40) return;
     const view = this.views[this.view];
-    [this.camera.x, this.camera.y] = [view.x[point] + right / 2 / this.camera.scale, view.y[point]];
+    this.camera.x = view.x[point] + right / 2 / this.camera.scale;
+    this.camera.y = view.y[point] + below / 2 / this.camera.scale;
   }
 
   async choose(point) {
