@@ -7,14 +7,16 @@ if TYPE_CHECKING:
     from .audit import status, verify
     from .cluster import serial
     from .neighborhood import matches, neighbors
+    from .neurons import neurons
     from .projection import project
     from .runs import Summary, run
 
-__all__ = ["Summary", "matches", "neighbors", "project", "run", "serial", "status", "verify"]
+__all__ = ["Summary", "matches", "neighbors", "neurons", "project", "run", "serial", "status", "verify"]
 _HOMES = {
     "Summary": ".runs",
     "matches": ".neighborhood",
     "neighbors": ".neighborhood",
+    "neurons": ".neurons",
     "project": ".projection",
     "run": ".runs",
     "serial": ".cluster",

@@ -5,6 +5,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -14,6 +15,7 @@ import click
 from afterimage.errors import RefusedError, UsageError
 from afterimage.registry import Method, Option, methods
 
+from .command import COMMANDS
 from .settings import named_options, own_options, settings_of
 
 INPUT = "INPUT", "a folder, a glob, a list file or an image"
@@ -41,17 +43,10 @@ def app() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    from .facets import command as facets
-    from .neighborhood import command as neighbors
-    from .projection import command as project
-    from .universal_patch import command as universal_patch
-
     for found in methods().values():
         app.add_command(command_of(found))
-    app.add_command(facets())
-    app.add_command(neighbors())
-    app.add_command(project())
-    app.add_command(universal_patch())
+    for module in COMMANDS.values():
+        app.add_command(import_module(f".{module}", __package__).command())
     # As `python -m` does: package.module:function is looked for here too, and in the workers, which inherit the path.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

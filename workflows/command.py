@@ -6,7 +6,16 @@ import sys
 
 from .forks import warm_up
 
-WITHOUT_WORKERS = {"facets", "layers", "methods", "neighbors", "page", "project", "status", "universal-patch", "verify"}
+COMMANDS = {
+    "explore": "explore",
+    "facets": "facets",
+    "neighbors": "neighborhood",
+    "neurons": "neurons",
+    "project": "projection",
+    "universal-patch": "universal_patch",
+}
+"""Verbs that are no method's run, by the module that has their `command`."""
+WITHOUT_WORKERS = {*COMMANDS, "layers", "methods", "page", "status", "verify"}
 
 
 def main() -> None:

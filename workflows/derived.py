@@ -62,16 +62,23 @@ def write_derived(
     folder = free_for(out, name, verb)
     with locked(folder / ".lock"):
         write_whole(folder / TABLE, partial(_write, table))
-        record = {
-            "verb": verb,
-            "name": name,
-            "options": dict(options),
-            "parents": dict(parents),
-            "table_sha256": digest_file(folder / TABLE),
-            "rows": len(table),
-            "versions": versions(),
-        }
-        write_json(folder / RECORD, record)
+        return seal(folder, name, verb, options, parents, len(table))
+
+
+def seal(
+    folder: Path, name: str, verb: str, options: Mapping[str, Any], parents: Mapping[str, str], rows: int
+) -> Derived:
+    """Write the record of the table that lies in a folder."""
+    record = {
+        "verb": verb,
+        "name": name,
+        "options": dict(options),
+        "parents": dict(parents),
+        "table_sha256": digest_file(folder / TABLE),
+        "rows": rows,
+        "versions": versions(),
+    }
+    write_json(folder / RECORD, record)
     return Derived(folder, record)
 
 

@@ -156,7 +156,7 @@ def plan_beside(plan: Plan, method: Method, settings: Settings, options: Mapping
     chosen = method.cls(**options)
     if method.makes_images or plan.job.method.makes_images or not uses_network(chosen):
         raise UsageError(
-            f"with: {method.verb} and {plan.job.verb} cannot share a forward pass; run one after the other"
+            f"with: {plan.job.verb} and {method.verb} cannot share a forward pass; run one after the other"
         )
     options = {option.name: _plain(getattr(chosen, option.name)) for option in method.options}
     job = _job(method, settings, options, plan.table, plan.loaded, named_pictures(method, {}, settings.max_pixels))

@@ -80,7 +80,7 @@ def _predict(job: Job, row: Row, logits: Tensor | None) -> None:
     probabilities = logits.softmax(0)
     predicted = int(logits.argmax())
     row.prediction, row.probability = _category(job, predicted), float(probabilities[predicted])
-    if job.options.get("of") is None:
+    if job.target != "none" and job.options.get("of") is None:
         target = predicted if chosen is None else int(chosen)
         row.target, row.target_probability = _category(job, target), float(probabilities[target])
 
@@ -123,12 +123,12 @@ def _keep_vector(row: Row, vector: Tensor, kind: Kind) -> None:
 
 def select_peaks(job: Job, rows: Sequence[Row]) -> None:
     """Let the rows of a shard keep the peaks that are among the largest of it, as channel, value, row and column."""
-    own = [row for row in rows if row.peaks is not None]
+    own = [(row, row.peaks) for row in rows if row.peaks is not None]
     if job.result.name != "peaks" or not own:
         return
-    peaks = np.stack([row.peaks for row in own])
-    chosen = job.method.cls(**job.options).select(peaks[:, :, 0], [row.key for row in own])
-    for row, mine, taken in zip(own, peaks, chosen, strict=True):
+    peaks = np.stack([mine for _, mine in own])
+    chosen = job.method.cls(**job.options).select(peaks[:, :, 0], [row.key for row, _ in own])
+    for (row, mine), taken in zip(own, chosen, strict=True):
         channels = np.flatnonzero(taken).astype(np.float32)
         row.peaks = np.column_stack([channels, mine[taken]])
 

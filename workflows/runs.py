@@ -28,6 +28,7 @@ from .inputs import Say
 from .job import record
 from .named import FOLDER as NAMED
 from .named import pixels_of
+from .neurons import neurons
 from .pages.write import write_pages
 from .plan import Plan, check_disk, plan_beside, plan_run
 from .progress import Report, Silent, reporting
@@ -167,7 +168,18 @@ def _carry_out(
             report.advance(commit.statuses)
         compared = tuple(compare(base, plans, axes)) if axes and not stop.is_set() else ()
         page = write_pages(base.parent)
+        if not stop.is_set():
+            _show_neurons(plans, report)
         return _summary(base, plans, clock, computed, start, first, page, stop.is_set(), compared)
+
+
+def _show_neurons(plans: Sequence[Plan], report: Report) -> None:
+    """Draw what jobs of patches found."""
+    for plan in (plan for plan in plans if plan.job.result.name == "peaks"):
+        found = [commit.statuses.get("ok") for commit in committed(plan.folder / "shards").values()]
+        if any(found):
+            shown = neurons(plan.folder.parent, model=plan.loaded.network, patches=plan.folder.name)
+            report.say(f"neurons: {shown.page}")
 
 
 def _calls(plans: Sequence[Plan], axes: Sequence[Axis]) -> Iterator[Call]:

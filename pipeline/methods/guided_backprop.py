@@ -8,13 +8,15 @@ Springenberg, Dosovitskiy, Brox, Riedmiller, Striving for Simplicity, 2015 (arXi
 deconvnet: Zeiler, Fergus, Visualizing and Understanding Convolutional Networks, 2014 (arXiv:1311.2901).
 """
 
+from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..models.gradients import image_gradient, subject_score
-from ..models.layers import Neuron
+from ..models.layers import Neuron, activations
 from ..models.rectify import rectified
 from ..registry import Gradient, option, register
 
@@ -36,12 +38,34 @@ class GuidedBackprop:
         """
 
         def score(images: Tensor) -> Tensor:
+            return subject_score(model, images, target, self.of)
+
+        return self._gradient(model, images, score, whole=self.of is None)
+
+    def of_units(self, model: nn.Module, images: Tensor, layer: str, units: Tensor) -> Tensor:
+        """Return the gradients `(N, 3, H, W)` of another neuron of `layer` for each image.
+
+        `units` `(N, 3)` int64 has channel, row and column; rows and columns of a dense layer are 0.
+        """
+
+        def score(images: Tensor) -> Tensor:
+            found = activations(model, images, [layer])[layer]
+            maps = found if found.ndim == 4 else found[:, :, None, None]
+            channels, rows, columns = units.to(maps.device).unbind(1)
+            return maps[torch.arange(len(maps), device=maps.device), channels, rows, columns]
+
+        return self._gradient(model, images, score, whole=False)
+
+    def _gradient(self, model: nn.Module, images: Tensor, read: Callable[[Tensor], Tensor], whole: bool) -> Tensor:
+        """Return the gradient of what `read` gives, by the rule; `whole` where it is the network's own output."""
+
+        def score(images: Tensor) -> Tensor:
             with rectified(model, self.rule) as reach:
-                scores = subject_score(model, images, target, self.of)
+                scores = read(images)
             if not self.partial:
                 reach.check(scores)
             # Below a neuron of an early layer there may be no ReLU; a whole network without one is a mistake.
-            expected = scores.requires_grad and not (self.of or self.partial or self.rule == "gradient")
+            expected = scores.requires_grad and whole and not (self.partial or self.rule == "gradient")
             if expected and not reach.reached:
                 raise UsageError(f"rule {self.rule!r} found no ReLU that the model calls; use rule 'gradient'")
             return scores

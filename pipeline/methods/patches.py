@@ -56,7 +56,8 @@ class Patches:
         ranked = np.argsort(np.where(np.isnan(values), np.inf, -values)[order], axis=0, kind="stable")[: self.top]
         chosen = np.zeros(values.shape, bool)
         np.put_along_axis(chosen, order[ranked], True, axis=0)
-        return chosen & ~np.isnan(values)
+        real: np.ndarray = ~np.isnan(values)
+        return chosen & real
 
 
 def _peaks(maps: Tensor) -> Tensor:

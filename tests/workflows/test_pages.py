@@ -319,6 +319,7 @@ def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: install the extra 'browser'")
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
     quiet += ["--disable-component-update", "--disable-sync", "--no-first-run"]
+    quiet += ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # WebGL without a GPU
     with playwright.sync_playwright() as driver:
         launched = driver.chromium.launch(executable_path=executable, args=quiet)
         yield launched
@@ -331,7 +332,8 @@ def opened(browser: Any) -> Iterator[Callable[[Path], Any]]:
     requests, complaints = [], []
     tab = browser.new_page()
     tab.on("request", lambda request: requests.append(request.url))
-    tab.on("console", lambda message: complaints.append(message.text))
+    # Of software rendering: the browser itself reads what WebGL drew.
+    tab.on("console", lambda message: "GPU stall due to ReadPixels" in message.text or complaints.append(message.text))
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     tab.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
 

@@ -52,7 +52,7 @@ def picture(row: Row, name: str, box: tuple[int, int, int, int] | None = None) -
     if max(height, width) > LARGEST:
         share = LARGEST / max(height, width)
         data, height, width = reduced(data)
-    made = Picture(_address("jpeg", data), width, height)
+    made = Picture(address("jpeg", data), width, height)
     if box is None:
         return made
     edge = EDGE * max(width, height)  # so that the frame of a window at the border is seen on all sides
@@ -77,7 +77,7 @@ def embedded(file: Path, longest: int) -> Picture:
     if max(shown.size) > longest:
         shown.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=None)
     encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(shown), 88, colorspace="RGB", colorsubsampling="444")
-    return Picture(_address("jpeg", encoded), shown.width, shown.height)
+    return Picture(address("jpeg", encoded), shown.width, shown.height)
 
 
 def colored(places: np.ndarray, colors: list[tuple[int, int, int]]) -> Picture:
@@ -86,8 +86,9 @@ def colored(places: np.ndarray, colors: list[tuple[int, int, int]]) -> Picture:
     image.putpalette([level for color in colors for level in color])
     file = io.BytesIO()
     image.save(file, "png", optimize=True)
-    return Picture(_address("png", file.getvalue()), image.width, image.height)
+    return Picture(address("png", file.getvalue()), image.width, image.height)
 
 
-def _address(kind: str, data: bytes) -> Markup:
+def address(kind: str, data: bytes) -> Markup:
+    """Return data as an address."""
     return Markup(f"data:image/{kind};base64,{b64encode(data).decode()}")
