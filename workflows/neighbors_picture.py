@@ -44,7 +44,7 @@ def _draw_query(
     left, top = corner
     pen = ImageDraw.Draw(image)
     _paste(image, picture, left, top)
-    pen.text((left, top + SIDE + 4), fitting(unquote(key), SIDE + APART), INK, font(TEXT))
+    pen.text((left, top + SIDE + 4), fitting(unquote(key), SIDE + APART + BESIDE - GAP), INK, font(TEXT))
     first = left + SIDE + APART + BESIDE
     for row, (space, pictures) in enumerate(rows.items()):
         above = top + row * (SIDE + GAP)
