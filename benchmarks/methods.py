@@ -60,7 +60,8 @@ def method(verb: str, network: str, batch: int) -> Callable[[], Any]:
     """The method with its default options, but few steps where it makes pictures."""
     described = registry.method(verb)
     model, images = load(network, batch)
-    inputs = [INPUTS[name](model, images) for name in described.inputs]
+    fill = {**INPUTS, **OWN_INPUTS.get(verb, {})}
+    inputs = [fill[name](model, images) for name in described.inputs]
     takes = any(option.name == "steps" for option in described.options)
     explain = described.cls(steps=STEPS) if described.makes_images and takes else described.cls()
     return lambda: explain(model, *inputs)
@@ -104,6 +105,12 @@ def predicted(model: nn.Module, images: Tensor) -> Tensor:
         return predict(model, images).argmax(1)
 
 
+def another(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the least probable class per image."""
+    with torch.no_grad():
+        return predict(model, images).argmin(1)
+
+
 INPUTS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
     "images": lambda model, images: images,
     "target": predicted,
@@ -116,3 +123,6 @@ INPUTS: dict[str, Callable[[nn.Module, Tensor], Any]] = {
     "progress": lambda model, images: None,
 }
 """What a method's arguments are filled with, by their names."""
+
+OWN_INPUTS: dict[str, dict[str, Callable[[nn.Module, Tensor], Any]]] = {"fool": {"target": another}}
+"""What a method's own arguments are filled with: images that are seen already as what they shall be are left alone."""

@@ -70,7 +70,7 @@ Progress = Callable[[int, int], None]
 
 # What the parameters of a call are named by: the picture of each item, and pictures that all items share.
 PICTURES = ("images", "content")
-NAMED_PICTURES = ("style", "guide", "mask", "start", "patch")
+NAMED_PICTURES = ("style", "style_mask", "guide", "mask", "start", "patch")
 Fit = Literal["preset", "squash", "pad", "inside", "none"]
 
 
@@ -197,8 +197,9 @@ def register(
 
     The call's parameters say what it needs: `images` or `content` (the items' pictures), `target` (classes, or None),
     `seeds` (`(N,)` int64 on the CPU), `progress` (a `Progress` or None), and pictures that all items share: `style`
-    (a sequence of `(1, 3, h, w)`, with `weights`, a number for each), `guide`, `patch`, `start` `(1, 3, h, w)`, `mask`
-    `(1, 1, h, w)`. The remaining arguments are the `Defaults` of its runs.
+    (a sequence of `(1, 3, h, w)`, with `weights`, a number for each), `style_mask` (a `(1, 1, h, w)` for each of them),
+    `guide`, `patch`, `start` `(1, 3, h, w)`, `mask` `(1, 1, h, w)`. The remaining arguments are the `Defaults` of
+    its runs.
 
     A `__post_init__` of the class runs after the check of the options. A method may have
 

@@ -22,8 +22,12 @@ from .manifest import path_of
 
 FOLDER = "named"
 """Of a job's folder, where small JPEGs of the pictures lie, for the page."""
-SEVERAL = ("style",)
+SEVERAL = ("style", "style_mask")
 """Parameters that take a sequence; the others take one picture."""
+WEIGHTED = ("style",)
+"""Parameters whose pictures may have weights."""
+MASKS = ("mask", "style_mask")
+"""Parameters that take a picture's luma."""
 FITTED = ("mask", "start")
 """Parameters whose pictures are fitted as the items' are; the others keep their own size."""
 
@@ -55,7 +59,9 @@ def named_pictures(method: Method, given: Mapping[str, Given | None], max_pixels
     for name in method.named_pictures:
         value = given.get(name)
         if value is None and name in method.required:
-            raise UsageError(f"{method.verb} needs a picture: --{name} FILE{'[,FILE…]' if name in SEVERAL else ''}")
+            raise UsageError(
+                f"{method.verb} needs a picture: --{name.replace('_', '-')} FILE{'[,FILE…]' if name in SEVERAL else ''}"
+            )
         found += () if value is None else read_named(name, value, max_pixels)
     return tuple(found)
 
@@ -65,6 +71,8 @@ def read_named(name: str, value: Given, max_pixels: int) -> tuple[NamedPicture, 
     weighted = _weighted(name, value)
     if len(weighted) > 1 and name not in SEVERAL:
         raise UsageError(f"{name}: expected one picture, got {len(weighted)}")
+    if name not in WEIGHTED and any(weight is not None for _, weight in weighted):
+        raise UsageError(f"{name}: expected no weights, got {value!r}; give those of {', '.join(WEIGHTED)}")
     return tuple(_picture(name, path, weight, max_pixels) for path, weight in weighted)
 
 
@@ -141,6 +149,6 @@ def _tensor(picture: NamedPicture, geometry: Geometry, max_pixels: int) -> Tenso
     pixels = pixels_of(picture, max_pixels)
     if picture.name in FITTED:
         pixels = fit(pixels, geometry)[0]
-    if picture.name == "mask":
+    if picture.name in MASKS:
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float().div_(255)

@@ -10,7 +10,7 @@ from afterimage.errors import UsageError, nearest
 from afterimage.registry import Fit, Method, Option, check_options, option, options_of
 
 from .decode import MAX_PIXELS
-from .named import SEVERAL
+from .named import SEVERAL, WEIGHTED
 from .rows import Keep
 
 Mode = Literal["incremental", "overwrite", "extend"]
@@ -138,10 +138,11 @@ def _help(name: str) -> str:
 def named_options(method: Method) -> tuple[Option, ...]:
     """Return the options that name the pictures which a method's call takes for all items."""
     kind = str | None
+    several = "files of the pictures, FILE[,FILE…]"
+    helps = {name: several + ", each with a weight as FILE=0.3" * (name in WEIGHTED) for name in SEVERAL}
+    helps["style_mask"] += ": one for each style, whose white part is taken"
     return tuple(
-        Option(name, kind, None, "files of the pictures, FILE[,FILE…], each with a weight as FILE=0.3")
-        if name in SEVERAL
-        else Option(name, kind, None, f"file of the picture that is the {name}")
+        Option(name, kind, None, helps.get(name, f"file of the picture that is the {name}"))
         for name in method.named_pictures
     )
 

@@ -100,7 +100,18 @@ def noise(shape: list[int], precision: str, device: str, seed: int = 0) -> Tenso
     generator = torch.Generator().manual_seed(seed)
     pattern = torch.randn(1_000_003, generator=generator).to(device, getattr(torch, precision))
     elements = torch.Size(shape).numel()
+    if device == "cpu":
+        _grow(min(8 * elements * pattern.itemsize, 2**30))
     return pattern.repeat(-(-elements // len(pattern)))[:elements].reshape(shape)
+
+
+def _grow(memory: int) -> None:
+    """Give the heap this many bytes that have been written to, for results to be taken from.
+
+    What is small settles in the gaps that results leave, so the next ones go elsewhere, and the heap grows for some ten
+    calls, with page faults that cost several times the work of a call.
+    """
+    torch.ones(memory, dtype=torch.uint8)  # zeros would be left to the system, unwritten
 
 
 def sampled(*outputs: Tensor) -> Outcome:

@@ -18,6 +18,7 @@ from ..errors import UsageError
 from ..models.frozen import frozen
 from ..models.layers import activations
 from .memory import shapes
+from .objectives import masked
 
 MOST = 64
 """How many pictures' matrices are kept for a network: 2 MB each for VGG-19's five layers, the oldest leave first."""
@@ -28,14 +29,19 @@ _kept: "WeakKeyDictionary[nn.Module, OrderedDict[Hashable, Grams]]" = WeakKeyDic
 _lock = Lock()
 
 
-def grams(model: nn.Module, picture: Tensor, layers: Iterable[str], center: bool = False) -> Grams:
-    """Return the Gram matrices over positions of a picture `(1, 3, h, w)`, float32 at least; not to be written to."""
+def grams(
+    model: nn.Module, picture: Tensor, layers: Iterable[str], center: bool = False, mask: Tensor | None = None
+) -> Grams:
+    """Return the Gram matrices over positions of a picture `(1, 3, h, w)`, float32 at least; not to be written to.
+
+    With a `mask` `(1, 1, H, W)` they are means over it, averaged to each layer's positions.
+    """
     names = tuple(layers)
-    key = (_digest(picture), names, center, _state(model, picture.device))
+    key = (_digest(picture), None if mask is None else _digest(mask), names, center, _state(model, picture.device))
     with _lock:
         found = _kept.setdefault(model, OrderedDict()).get(key)
     if found is None:
-        found = _computed(model, picture, names, center)
+        found = _computed(model, picture, names, center, mask)
         with _lock:
             own = _kept[model]
             own[key] = found
@@ -57,9 +63,11 @@ def check_maps(model: nn.Module, layers: Iterable[str], names: Iterable[str], im
             )
 
 
-def _computed(model: nn.Module, picture: Tensor, names: Iterable[str], center: bool) -> Grams:
+def _computed(model: nn.Module, picture: Tensor, names: Iterable[str], center: bool, mask: Tensor | None) -> Grams:
     with torch.inference_mode(False), torch.no_grad(), frozen(model):
         maps = activations(model, picture.clone() if picture.is_inference() else picture, names)
+        if mask is not None:
+            maps = {name: masked(features, mask) for name, features in maps.items()}
         return {name: ops.gram(features, center, "positions").sum(0) for name, features in maps.items()}
 
 

@@ -1,6 +1,9 @@
 """Memory: what an optimization step takes, predicted without computing it, and how many images fit at a time."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from threading import Lock
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +21,57 @@ PICTURES = 32
 """How many copies of an image optimizer, line search and results keep: twenty of L-BFGS's history, Adam's four."""
 
 
+_known: WeakKeyDictionary[nn.Module, tuple[object, dict[object, int]]] = WeakKeyDictionary()
+_lock = Lock()
+
+
+def remembered(model: nn.Module, name: object, image: Tensor, compute: Callable[[], int]) -> int:
+    """Return what was computed under this name for images like `image`, as long as the model is what it was.
+
+    That is: the same modules with the same plain attributes, and weights of the same shapes, types and places. Hooks
+    are not looked at.
+    """
+    key = (name, image.shape, image.dtype, image.device, image.stride())
+    state = [(path, type(module), _plain(module)) for path, module in model.named_modules()]
+    with _lock:
+        before, numbers = _known.get(model, (None, {}))
+        if before == state and key in numbers:
+            return numbers[key]
+    number = compute()
+    with _lock:
+        before, numbers = _known.get(model, (None, {}))
+        _known[model] = (state, {**(numbers if before == state else {}), key: number})
+    return number
+
+
+def _plain(module: nn.Module) -> list[object]:
+    """Return what a module's forward pass may depend on, but for the values of its weights."""
+    attributes = [(name, value) for name, value in vars(module).items() if _is_plain(value)]
+    tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    return [attributes, [(name, one.shape, one.dtype, one.device, one.requires_grad) for name, one in tensors]]
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str | type(None)) or (
+        isinstance(value, tuple) and all(map(_is_plain, value))
+    )
+
+
 def batch_for(model: nn.Module, layers: Iterable[str], images: Tensor) -> int:
     """Return how many of `images` can be optimized at once. Raises UsageError where not even one fits."""
     if not len(images):
         return 1
     held = workspace(model) if images.device.type == "cpu" else 0
-    return min(len(images), _fitting(predicted(model, layers, images[:1]), images, held=held))
+    names = tuple(layers)
+    needed = remembered(model, ("step", *names), images[:1], lambda: predicted(model, names, images[:1]))
+    return min(len(images), _fitting(needed, images, held=held))
 
 
 def check_pass(model: nn.Module, layers: Iterable[str], images: Tensor, name: str) -> None:
     """Raise UsageError, which calls them by `name`, where layers of `images` cannot be computed one by one."""
-    _fitting(predicted(model, layers, images[:1], gradients=False), images, name)
+    names, image = tuple(layers), images[:1]
+    needed = remembered(model, ("pass", *names), image, lambda: predicted(model, names, image, gradients=False))
+    _fitting(needed, images, name)
 
 
 def _fitting(needed: int, images: Tensor, name: str = "images", held: int = 0) -> int:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..images.amount import Amount
-from ..images.memory import batch_for
+from ..images.memory import batch_for, remembered
 from ..images.objectives import Objective, Seen, lead, probability
 from ..images.optimize import maximize
 from ..images.optimizers import Adam, Ascent, Optimizer
@@ -36,6 +36,7 @@ from ..models.frozen import frozen
 from ..models.gradients import check_images, check_subject, checked_target, class_logits, probabilities
 from ..models.layers import OUTPUT
 from ..models.windows import Extent
+from ..models.winograd import workspace
 from ..painting import Painting, painted
 from ..registry import Classes, Curve, Diverged, Image, Images, Progress, Values, option, register
 
@@ -51,6 +52,8 @@ EPS = {"inf": 4 / 255, "2": 1.0}
 LEVEL = 1 / LEVELS
 ASCENT_RATE = {"inf": LEVEL, "2": 0.25}
 PATCH_RATE = 0.05
+UNSEEN = -1
+"""The class of an image that has not been looked at."""
 SLACK = 1e-5
 """By how much of eps a Euclidean ball is smaller, so that float32 cannot leave it; of a level, what counts as whole."""
 
@@ -164,11 +167,20 @@ class Fooling:
         most = self._checked(model, images, target, patch, seeds)
         images = levels(images.detach().to(torch.promote_types(images.dtype, torch.float32)))
         seeds = seeds_for(len(images), seeds)
-        classes = _logits(model, images, most).argmax(1) if target is None else target.to(images.device, torch.int64)
-        aim = Aim(classes, self.goal == "toward" or (self.goal is None and target is not None))
+        toward = self.goal == "toward" or (self.goal is None and target is not None)
+        # The first look is at the images themselves, with the network's own convolutions.
+        looks = target is None and patch is None and not self.random_start and not workspace(model)
+        if looks:
+            classes = torch.full((len(images),), UNSEEN, device=images.device)
+        elif target is None:
+            classes = _logits(model, images, most).argmax(1)
+        else:
+            classes = target.to(images.device, torch.int64)
+        aim = Aim(classes, toward)
         if patch is None:
-            made = self._attacked(model, images, aim, seeds, most, progress)
-            return _told(made, images, aim, _logits(model, made.image, most))
+            notes = Notes(aim)
+            made = self._attacked(model, images, notes, seeds, most, progress)
+            return _told(made, images, aim, notes.logits(model, made, most))
         picture = levels(pasted(images, patch.to(images), self._corners(images, patch.shape[2:], seeds)))
         logits = _logits(model, picture, most)
         loss = aim.objective(Seen(picture, {OUTPUT: logits}, torch.arange(len(images))))
@@ -191,24 +203,25 @@ class Fooling:
         if self.attack == "patch":
             self._corners(images, self._patch_size if patch is None else patch.shape[2:], seeds)
         if len(images):
-            classes = _logits(model, images[:1].detach(), 1).shape[1]
+            image = images[:1].detach()
+            classes = remembered(model, "classes", image, lambda: _logits(model, image, 1).shape[1])
             if target is not None:
                 checked_target(target, len(images), classes)
         return batch_for(model, (OUTPUT,), images)
 
     def _attacked(
-        self, model: nn.Module, images: Tensor, aim: "Aim", seeds: Tensor, most: int, progress: Progress | None
+        self, model: nn.Module, images: Tensor, notes: "Notes", seeds: Tensor, most: int, progress: Progress | None
     ) -> Painting:
         euclidean = self._norm == "2"
         result = maximize(
             model,
-            aim.objective,
+            notes.objective,
             self._start(images, seeds),
             steps=self._steps,
             optimizer=self._optimizer(),
             projections=[*self._projections(images, seeds), clip()],
             rounding=no_farther(images) if self._bounded and euclidean else nearest(),
-            until=None if self.attack == "fgsm" else aim.lead - (1.0 if self.margin is None else self.margin),
+            until=None if self.attack == "fgsm" else notes.aim.lead - (1.0 if self.margin is None else self.margin),
             batch=most,
             progress=progress,
         )
@@ -281,6 +294,43 @@ class Aim:
     def lead(self) -> Objective:
         """By how much the goal is passed, in logits; the network is fooled where this is above 0."""
         return lead(self.classes) if self.toward else -lead(self.classes)
+
+
+class Notes:
+    """What the network said of each image when it was last looked at.
+
+    Classes of the aim that are `UNSEEN` become those that are seen at the first look.
+    """
+
+    def __init__(self, aim: Aim) -> None:
+        """Begin with no image looked at."""
+        self.aim = aim
+        self._last: Tensor | None = None
+
+    @property
+    def objective(self) -> Objective:
+        """The aim's, taking notes."""
+        plain = self.aim.objective
+
+        def value(seen: Seen) -> Tensor:
+            self._note(seen.logits.detach(), seen.rows)
+            return plain(seen)
+
+        return Objective(value, plain.layers, plain.name)
+
+    def logits(self, model: nn.Module, made: Painting, most: int) -> Tensor:
+        """Return the logits of what was made: as they were noted at its end, where that was of this very picture."""
+        if self._last is None or workspace(model) or bool(made.diverged.any()):
+            return _logits(model, made.image, most)
+        return self._last
+
+    def _note(self, logits: Tensor, rows: Tensor) -> None:
+        classes, places = self.aim.classes, rows.to(logits.device)
+        if bool((new := classes[places] == UNSEEN).any()):
+            classes[places[new]] = logits.argmax(1)[new]
+        if self._last is None:
+            self._last = logits.new_empty(len(classes), logits.shape[1])
+        self._last[places] = logits
 
 
 def _told(made: Painting, images: Tensor, aim: Aim, logits: Tensor) -> Fooled:

@@ -6,7 +6,8 @@ F is a layer's activations, G_l a layer's Gram matrix over positions, Ĝ_l the s
 styles'.
 
 Gatys, Ecker, Bethge, Image Style Transfer Using Convolutional Neural Networks, CVPR 2016 (doi:10.1109/CVPR.2016.265);
-masks, sizes: Gatys et al., Controlling Perceptual Factors in Neural Style Transfer, CVPR 2017 (arXiv:1611.07865).
+masks, sizes: Gatys et al., Controlling Perceptual Factors in Neural Style Transfer, CVPR 2017 (arXiv:1611.07865). Their
+guided Gram matrices: a mask weighs the positions that G_l and Ĝ_l are means over, one pair for each region.
 """
 
 import math
@@ -67,6 +68,7 @@ class _Plan(NamedTuple):
     styles: list[Tensor]
     shares: Tensor
     mask: Tensor | None
+    style_masks: list[Tensor] | None
     layers: list[str]
     content_layer: str
     sizes: list[Size]
@@ -122,14 +124,17 @@ class StyleTransfer:
         mask: Tensor | None = None,
         seeds: Tensor | None = None,
         progress: Progress | None = None,
+        style_mask: Sequence[Tensor] | None = None,
     ) -> Image:
         """Return pictures `(N, 3, H, W)` of contents `(N, 3, H, W)` in the style of pictures `(1, 3, h, w)`.
 
         `weights` are shares of the M styles, `(M,)`, or those of each content, `(N, M)`: with
         `content.repeat_interleave(M, 0)` and `torch.eye(M).repeat(N, 1)` each content is painted in each style. `mask`
         `(N or 1, 1, H, W)` in [0, 1] says how much a place counts for the style; where it is 0, the content stays.
+        `style_mask` has one `(1, 1, h, w)` for each style, of its size: how much a place counts there. With R channels
+        in both, each region of the content takes the style of its own region.
         """
-        return self.details(model, content, style, weights, mask, seeds, progress).image
+        return self.details(model, content, style, weights, mask, seeds, progress, style_mask).image
 
     def check(
         self,
@@ -140,9 +145,10 @@ class StyleTransfer:
         mask: Tensor | None = None,
         seeds: Tensor | None = None,
         progress: Progress | None = None,
+        style_mask: Sequence[Tensor] | None = None,
     ) -> None:
         """Refuse, with UsageError, what does not fit, memory included, without working; takes what the call takes."""
-        self._plan(model, content, style, weights, mask, seeds)
+        self._plan(model, content, style, weights, mask, seeds, style_mask)
 
     def details(
         self,
@@ -153,10 +159,11 @@ class StyleTransfer:
         mask: Tensor | None = None,
         seeds: Tensor | None = None,
         progress: Progress | None = None,
+        style_mask: Sequence[Tensor] | None = None,
     ) -> Transferred:
         """Return the pictures with their losses; takes what the call takes."""
         with torch.inference_mode(False):
-            plan = self._plan(model, content, style, weights, mask, seeds)
+            plan = self._plan(model, content, style, weights, mask, seeds, style_mask)
             result, terms = self._painted(model, plan, seeds_for(len(content), seeds), progress)
             losses = [evaluated(model, term, result.images) for term in terms]
         if self.keep_color == "luminance":
@@ -178,12 +185,12 @@ class StyleTransfer:
             return algebra.minimize(
                 model,
                 self._loss(*terms[-1], size),
-                start if mask is None else torch.where(mask > 0, start, here),
+                start if mask is None else torch.where(_anywhere(mask) > 0, start, here),
                 steps=steps[number],
                 optimizer=Adam(self.rate or RATE) if self.optimizer == "adam" else LBFGS(self.rate or 1.0),
                 parameterization=algebra.Luminance() if grey else None,
                 projections=(clip(),) if self.optimizer == "adam" else (),
-                mask=mask,
+                mask=None if mask is None else _anywhere(mask),
                 skip=skip,
                 progress=_counted(progress, count * self.steps, count * sum(steps[:number]), count * steps[number]),
             )
@@ -210,20 +217,28 @@ class StyleTransfer:
             kept = torch.cat([activations(model, one, [name])[name] for one in content.split(1)])
         # The paper's ½ ‖F − P‖² and ‖G − Ĝ‖² / 4N² depend on the network's scale, so that weights serve one network.
         near = algebra.distance(name, kept, relative) * (1.0 if relative else 0.5)
-        targets = self._targets(model, content, plan)
-        alike = [algebra.style(layer, gram, mask=mask, relative=relative) for layer, gram in targets.items()]
+        alike = [
+            algebra.style(layer, gram, mask=own, relative=relative)
+            for region, own in enumerate([None] if mask is None else mask.split(1, 1))
+            for layer, gram in self._targets(model, content, plan, region).items()
+        ]
         return near, reduce(add, alike) * (1 / len(alike))
 
-    def _targets(self, model: nn.Module, content: Tensor, plan: _Plan) -> dict[str, Tensor]:
-        """Return the Gram matrices that each content's picture is to have, `(N, C, C)` by layer."""
+    def _targets(self, model: nn.Module, content: Tensor, plan: _Plan, region: int) -> dict[str, Tensor]:
+        """Return the Gram matrices that a region of each content's picture is to have, `(N, C, C)` by layer."""
         pixels = content.shape[2] * content.shape[3]
         styles = [resized(style, self._size_of(style, pixels)) for style in plan.styles]
+        masks = [None if plan.style_masks is None else plan.style_masks[m][:, [region]] for m in range(len(styles))]
+
+        def mixed(styles: list[Tensor], shares: Tensor) -> dict[str, Tensor]:
+            pairs = zip(styles, masks, strict=True)
+            return _mixed([grams(model, style, plan.layers, mask=mask) for style, mask in pairs], shares)
+
         if self.keep_color == "no" or not len(content):
-            return _mixed([grams(model, style, plan.layers) for style in styles], plan.shares)
+            return mixed(styles, plan.shares)
         own = []
         for one, shares in zip(content.split(1), plan.shares.split(1), strict=True):
-            colored = [self._recolored(style, one) for style in styles]
-            own.append(_mixed([grams(model, style, plan.layers) for style in colored], shares))
+            own.append(mixed([self._recolored(style, one) for style in styles], shares))
         return {name: torch.cat([each[name] for each in own]) for name in plan.layers}
 
     def _recolored(self, style: Tensor, content: Tensor) -> Tensor:
@@ -249,17 +264,22 @@ class StyleTransfer:
         weights: Sequence[float] | Tensor | None,
         mask: Tensor | None,
         seeds: Tensor | None,
+        style_mask: Sequence[Tensor] | None,
     ) -> _Plan:
         """Return what a call takes. Raises UsageError where it does not fit, memory included."""
         _check_content(content)
         seeds_for(len(content), seeds)
         size = content.shape[2], content.shape[3]
         layers = style_layers(model) if self.layers is None else names_of(self.layers)
+        styles = _checked_styles(style)
+        masks = None if style_mask is None else _checked_style_masks(style_mask, styles, mask)
+        regions = masks[0].shape[1] if masks else 1
         plan = _Plan(
             content=_plain(content),
-            styles=[_plain(one).to(content) for one in _checked_styles(style)],
+            styles=[_plain(one).to(content) for one in styles],
             shares=_shares(weights, len(content), len(style)).to(content),
-            mask=None if mask is None else _checked_mask(mask, content).to(content),
+            mask=None if mask is None else _checked_mask(mask, content, regions).to(content),
+            style_masks=None if masks is None else [one.to(content) for one in masks],
             layers=layers,
             content_layer=self.content_layer or content_layer(model),
             sizes=pyramid(size, self.scales, self.factor),
@@ -322,13 +342,40 @@ def _checked_styles(style: Sequence[Tensor]) -> Sequence[Tensor]:
     return style
 
 
-def _checked_mask(mask: Tensor, content: Tensor) -> Tensor:
+def _checked_mask(mask: Tensor, content: Tensor, regions: int) -> Tensor:
     count, _, height, width = content.shape
-    if mask.shape not in ((1, 1, height, width), (count, 1, height, width)):
-        raise UsageError(f"mask: expected (1, 1, {height}, {width}) or one for each, got {tuple(mask.shape)}")
-    if not bool(((mask >= 0) & (mask <= 1)).all()):
-        raise UsageError("mask: expected values in [0, 1]")
+    if mask.shape not in ((1, regions, height, width), (count, regions, height, width)):
+        expected = f"(1, {regions}, {height}, {width}) or one for each"
+        raise UsageError(f"mask: expected {expected}, got {tuple(mask.shape)}")
+    _check_shares("mask", mask)
     return _plain(mask)
+
+
+def _checked_style_masks(masks: Sequence[Tensor], styles: Sequence[Tensor], mask: Tensor | None) -> list[Tensor]:
+    """Return a mask `(1, R, h, w)` for each style; R regions want as many in the content's mask."""
+    if isinstance(masks, Tensor) or len(masks) != len(styles):
+        came = "one tensor; put it into a list" if isinstance(masks, Tensor) else len(masks)
+        raise UsageError(f"style_mask: expected {len(styles)}, one for each style, got {came}")
+    regions = 1 if mask is None or mask.ndim != 4 else mask.shape[1]
+    for one, style in zip(masks, styles, strict=True):
+        height, width = style.shape[2:]
+        if one.shape != (1, regions, height, width):
+            expected = f"(1, {regions}, {height}, {width}): its style's size, as many channels as the content's mask"
+            raise UsageError(f"style_mask: expected {expected}, got {tuple(one.shape)}")
+        _check_shares("style_mask", one)
+        if not bool((one.amax((2, 3)) > 0).all()):
+            raise UsageError("style_mask: expected a place above 0 in each region, got 0 everywhere")
+    return [_plain(one) for one in masks]
+
+
+def _check_shares(name: str, mask: Tensor) -> None:
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise UsageError(f"{name}: expected values in [0, 1]")
+
+
+def _anywhere(mask: Tensor) -> Tensor:
+    """Return where any region is, `(N, 1, H, W)` of `(N, R, H, W)`."""
+    return mask.amax(1, keepdim=True)
 
 
 def _shares(weights: Sequence[float] | Tensor | None, contents: int, styles: int) -> Tensor:

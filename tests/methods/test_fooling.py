@@ -409,3 +409,33 @@ def test_a_real_network_is_fooled_by_every_attack_but_a_single_step(squeezenet):
         assert found.success.item() == (options["attack"] != "fgsm")
     away = Fooling("fgsm", eps="1/255").details(squeezenet, image)
     assert away.success.item() == 1
+
+
+@pytest.mark.parametrize(("attack", "steps", "passes"), [("fgsm", None, 2), ("projected", 3, 4)])
+def test_the_network_is_not_asked_what_it_has_said(attack, steps, passes):
+    """One pass per step and one for the result: what is seen at first and at last is known from them."""
+    model, images, calls = lively(), eight_bits(3), []
+    method = Fooling(attack=attack, steps=steps, margin=None if attack == "fgsm" else 1e9)
+    method(model, images)  # learns how many classes there are
+    handle = model.register_forward_hook(lambda *_: calls.append(1))
+    found = method.details(model, images)
+    handle.remove()
+    assert len(calls) == passes
+    with torch.no_grad():
+        first, last = model(images), model(found.image)
+    assert torch.equal(found.seen_as, last.argmax(1))
+    assert torch.equal(found.success, (last.argmax(1) != first.argmax(1)).float())
+    assert torch.equal(found.seen_probability, last.softmax(1).amax(1))
+
+
+def test_figures_are_of_the_network_with_its_own_convolutions():
+    """Where steps are computed by Winograd's filtering, whose errors are larger, first and last looks are not."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 128, 1), nn.Conv2d(128, 128, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        ).eval()
+    images = eight_bits(2, 24)
+    found = Fooling(attack="fgsm").details(model, images)
+    with torch.no_grad():
+        assert torch.equal(found.seen_probability, model(found.image).softmax(1).amax(1))

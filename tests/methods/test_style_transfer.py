@@ -111,6 +111,52 @@ def test_the_gram_matrix_of_a_picture_is_a_mean_over_its_mask():
     assert float(made.style_loss) == pytest.approx(float(expected), rel=1e-9)
 
 
+def weighted(maps: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of f fᵀ over a mask of the maps' own positions."""
+    return (maps * mask.flatten()) @ maps.T / mask.sum()
+
+
+def test_the_target_is_a_mean_over_the_styles_mask():
+    model, content, style = mixed().double(), pictures(1, 16).double(), pictures(1, 16, 7).double()
+    mask = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
+    mask[..., 3:9, :5], mask[..., 12:, 7:] = 1, 0.25
+    made = transfer(layers="convolutions.1").details(model, content, [style], style_mask=[mask])
+    own, target = (seen(model, "convolutions.1", one)[0] for one in (made.image, style))
+    gram, wanted = own @ own.T / 256, weighted(target, mask)
+    expected = (gram - wanted).square().sum() / wanted.square().sum()
+    assert float(made.style_loss) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_each_region_takes_the_style_of_its_own_region():
+    model, content = mixed().double(), pictures(1, 16).double()
+    styles, shares = [pictures(1, 16, seed).double() for seed in (7, 8)], (0.25, 0.75)
+    ramp = torch.linspace(0, 1, 256, dtype=torch.float64).view(1, 1, 16, 16)
+    where = torch.cat([ramp, (1 - ramp) * (ramp < 0.9)], 1)
+    given = [torch.cat([ramp.flip(2), ramp.mT.contiguous()], 1), torch.cat([ramp**2, 1 - ramp], 1)]
+    made = transfer(layers="convolutions.1", steps=2).details(
+        model, content, styles, weights=shares, mask=where, style_mask=given
+    )
+    own, *targets = (seen(model, "convolutions.1", one)[0] for one in (made.image, *styles))
+    losses = []
+    for region in range(2):
+        wanted = sum(
+            share * weighted(maps, mask[:, region]) for share, maps, mask in zip(shares, targets, given, strict=True)
+        )
+        losses.append((weighted(own, where[:, region]) - wanted).square().sum() / wanted.square().sum())
+    assert float(made.style_loss) == pytest.approx(float(sum(losses) / 2), rel=1e-9)
+
+
+@pytest.mark.parametrize("keep_color", ["no", "match", "luminance"])
+def test_a_style_mask_of_ones_is_none(keep_color):
+    model, content, styles = mixed(), pictures(2, 24), [pictures(1, 20, 7), pictures(1, 24, 8)]
+    method = transfer(keep_color=keep_color, scales=2)
+    plain = method(model, content, styles)
+    ones = [torch.ones(1, 1, 20, 20), torch.ones(1, 1, 24, 24)]
+    assert torch.equal(method(model, content, styles, style_mask=ones), plain)
+    ones[0][..., :10] = 0
+    assert not torch.equal(method(model, content, styles, style_mask=ones), plain)
+
+
 def test_colors_are_kept():
     content, style = pictures(1, 24), pictures(1, 24, 7) * torch.tensor([0.3, 0.9, 0.5]).view(3, 1, 1)
     recolored = matched(style * 0.2 + 0.3, content * 0.2 + 0.4)  # far from black and white, so that nothing is clipped
@@ -260,6 +306,12 @@ def test_works_on_pictures_made_in_inference_mode():
         ({}, {"weights": [-1.0]}, "weights: expected 1 numbers of 0 or above"),
         ({}, {"mask": torch.ones(1, 1, 8, 16)}, r"mask: expected \(1, 1, 16, 16\)"),
         ({}, {"mask": torch.full((1, 1, 16, 16), 2.0)}, r"mask: expected values in \[0, 1\]"),
+        ({}, {"style_mask": torch.ones(1, 1, 16, 16)}, "style_mask: expected 1, .* put it into a list"),
+        ({}, {"style_mask": [torch.ones(1, 1, 16, 16)] * 2}, "style_mask: expected 1, one for each style, got 2"),
+        ({}, {"style_mask": [torch.ones(1, 1, 16, 8)]}, r"style_mask: expected \(1, 1, 16, 16\): its style's size"),
+        ({}, {"style_mask": [torch.ones(1, 2, 16, 16)]}, r"as many channels as the content's mask, got \(1, 2, 16"),
+        ({}, {"style_mask": [torch.full((1, 1, 16, 16), -1.0)]}, r"style_mask: expected values in \[0, 1\]"),
+        ({}, {"style_mask": [torch.zeros(1, 1, 16, 16)]}, "style_mask: expected a place above 0"),
         ({}, {"seeds": torch.rand(1)}, "seeds: expected 1 whole numbers"),
         ({"layers": "convolutions.99"}, {}, r"no layer 'convolutions\.99'"),
         ({"layers": "convolutions.0,head"}, {}, r"layers that give maps \(C, H, W\), 'head' gives \(5,\)"),

@@ -110,8 +110,9 @@ class Tint:
         weights: Sequence[float] | None = None,
         mask: Tensor | None = None,
         seeds: Tensor | None = None,
+        style_mask: Sequence[Tensor] | None = None,
     ) -> Image:
-        return self.details(model, content, style, weights, mask, seeds).image
+        return self.details(model, content, style, weights, mask, seeds, style_mask).image
 
     def check(
         self,
@@ -121,6 +122,7 @@ class Tint:
         weights: Sequence[float] | None = None,
         mask: Tensor | None = None,
         seeds: Tensor | None = None,
+        style_mask: Sequence[Tensor] | None = None,
     ) -> None:
         resolve(model, self.layer)
         if mask is not None and mask.shape != (1, 1, *content.shape[2:]):
@@ -134,10 +136,13 @@ class Tint:
         weights: Sequence[float] | None = None,
         mask: Tensor | None = None,
         seeds: Tensor | None = None,
+        style_mask: Sequence[Tensor] | None = None,
     ) -> Restyled:
-        self.check(model, content, style, weights, mask, seeds)
+        self.check(model, content, style, weights, mask, seeds, style_mask)
         shares = torch.tensor(weights or [1.0] * len(style))
-        colors = torch.stack([one.mean((0, 2, 3)) for one in style])
+        parts = [torch.ones_like(one[:, :1]) for one in style] if style_mask is None else style_mask
+        pairs = zip(style, parts, strict=True)
+        colors = torch.stack([(one * part).sum((0, 2, 3)) / part.sum() for one, part in pairs])
         color = (colors * (shares / shares.sum())[:, None]).sum(0).view(1, 3, 1, 1)
         tinted = content.lerp(color.expand_as(content), self.strength)
         image = tinted if mask is None else content.lerp(tinted, mask)

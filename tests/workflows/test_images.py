@@ -213,6 +213,18 @@ def test_contents_keep_their_proportions_and_styles_their_weights(module, tmp_pa
         local("tint", inputs, tmp_path / "out", model=module, style=tmp_path / "red.png", strength=1.0)
 
 
+def test_a_mask_for_each_style_says_what_of_it_counts(module, tmp_path):
+    inputs = write_photographs(tmp_path / "inputs", 1, (32, 48))
+    flag = np.zeros((8, 12, 3), np.uint8)
+    flag[:, 6:] = (255, 0, 102)
+    Image.fromarray(flag).save(tmp_path / "flag.png")
+    Image.fromarray((flag[..., 0] > 0).astype(np.uint8) * 255).save(tmp_path / "right.png")
+    given = {"model": module, "style": tmp_path / "flag.png", "strength": 1.0}
+    local("tint", inputs, tmp_path / "out", style_mask=tmp_path / "right.png", **given)
+    pixels = made(tmp_path / "out", "tint", rows_of(tmp_path / "out", "tint")[0])
+    assert (pixels == (255, 0, 102)).all()
+
+
 def test_a_mask_says_where(module, tmp_path):
     inputs = write_photographs(tmp_path / "inputs", 2, (32, 48))
     Image.new("RGB", (4, 4), "white").save(tmp_path / "white.png")
@@ -280,6 +292,11 @@ def test_a_method_may_need_no_network(inputs, tmp_path, monkeypatch):
         ("tint", {"style": "STYLE=0.2,STYLE"}, "a weight for each picture or for none"),
         ("tint", {"style": "STYLE=-1"}, "weights of 0 or above"),
         ("tint", {"style": "STYLE", "mask": ["STYLE", "STYLE"]}, "mask: expected one picture, got 2"),
+        (
+            "tint",
+            {"style": "STYLE", "mask": "STYLE=0.5"},
+            "mask: expected no weights, got '.*=0.5'; give those of style",
+        ),
         ("tint", {"style": "STYLE", "target": "a"}, "tint has no option 'target'"),
     ],
 )
