@@ -85,81 +85,74 @@ def neighbors(count: int, size: int) -> Call:
 
     from afterimage.vectors.neighbors import neighbors as search
 
-    given = torch.from_numpy(vectors(count, size))
-    return lambda: {"ids": search(given, COUNT).ids}
+    return _warmed(lambda given: {"ids": search(torch.from_numpy(given), COUNT).ids}, count, size)
 
 
 def sklearn_neighbors(count: int, size: int) -> Call:
     """scikit-learn's search without a tree."""
     from sklearn.neighbors import NearestNeighbors
 
-    given = vectors(count, size)
     method = NearestNeighbors(n_neighbors=COUNT, algorithm="brute")
-    return lambda: {"ids": method.fit(given).kneighbors(return_distance=False)}
+    return _warmed(lambda given: {"ids": method.fit(given).kneighbors(return_distance=False)}, count, size)
 
 
 def faiss_neighbors(count: int, size: int) -> Call:
     """faiss without an index: each vector finds itself as well, which is left out."""
     import faiss
 
-    given = vectors(count, size)
-
-    def call() -> dict[str, Any]:
+    def search(given: Vectors) -> dict[str, Any]:
         index = faiss.IndexFlatL2(size)
         index.add(given)
         ids = index.search(given, COUNT + 1)[1]
-        order = np.argsort(ids == np.arange(count)[:, None], axis=1, kind="stable")
+        order = np.argsort(ids == np.arange(len(given))[:, None], axis=1, kind="stable")
         return {"ids": np.take_along_axis(ids, order, 1)[:, :COUNT]}
 
-    return call
+    return _warmed(search, count, size)
 
 
 def pca(count: int, size: int) -> Call:
     """Ours, of vectors that come in shards."""
     from afterimage.vectors.pca import components, moments
 
-    given = vectors(count, size)
-
-    def call() -> Outcome:
-        found = components(moments(given[start : start + PART] for start in range(0, count, PART)), KEPT)
+    def solve(given: Vectors) -> Outcome:
+        parts = (given[start : start + PART] for start in range(0, len(given), PART))
+        found = components(moments(parts), KEPT)
         return _described(given, found.axes, found.variances)
 
-    return call
+    return _warmed(solve, count, size)
 
 
 def sklearn_pca(count: int, size: int) -> Call:
     """scikit-learn's eigendecomposition of the covariance, in float64, all vectors in memory."""
-    return _solved(count, size, np.float64)
+    return _solved("covariance_eigh", count, size, np.float64)
 
 
 def sklearn_pca_single(count: int, size: int) -> Call:
     """The same in the vectors' own precision."""
-    return _solved(count, size, np.float32)
-
-
-def _solved(count: int, size: int, precision: type) -> Call:
-    from sklearn.decomposition import PCA
-
-    given = vectors(count, size)
-
-    def call() -> Outcome:
-        found = PCA(KEPT, svd_solver="covariance_eigh").fit(given.astype(precision, copy=False))
-        return _described(given, found.components_, found.explained_variance_)
-
-    return call
+    return _solved("covariance_eigh", count, size, np.float32)
 
 
 def sklearn_incremental(count: int, size: int) -> Call:
     """scikit-learn's merging of singular vectors, batches of its own size."""
-    from sklearn.decomposition import IncrementalPCA
+    return _solved(None, count, size, np.float32)
 
-    given = vectors(count, size)
 
-    def call() -> Outcome:
-        found = IncrementalPCA(KEPT).fit(given)
+def _solved(solver: str | None, count: int, size: int, precision: type) -> Call:
+    from sklearn.decomposition import PCA, IncrementalPCA
+
+    def solve(given: Vectors) -> Outcome:
+        method = PCA(KEPT, svd_solver=solver) if solver else IncrementalPCA(KEPT)
+        found = method.fit(given.astype(precision, copy=False))
         return _described(given, found.components_, found.explained_variance_)
 
-    return call
+    return _warmed(solve, count, size)
+
+
+def _warmed(work: Callable[[Vectors], object], count: int, size: int) -> Call:
+    """Do the work on a few vectors, which imports what it needs, and return it for all."""
+    given = vectors(count, size)
+    work(given[:200])
+    return lambda: work(given)
 
 
 def _described(given: Vectors, axes: NDArray[Any], variances: NDArray[Any]) -> Outcome:
