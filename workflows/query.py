@@ -12,8 +12,9 @@ from afterimage.registry import method
 
 from .calls import PADDING
 from .decode import ImageError, decode, read
-from .geometry import Geometry, fit
-from .job import HANDED_OVER, ModelSource, compute_with, placed, prepared, resolved_device
+from .geometry import fit
+from .job import compute_with
+from .restored import geometry_of, network_of
 
 
 def embedded(run: Mapping[str, Any], path: Path) -> np.ndarray:
@@ -21,30 +22,19 @@ def embedded(run: Mapping[str, Any], path: Path) -> np.ndarray:
 
     Raises `UsageError` for a picture that cannot be read, `RefusedError` where the network is no longer that one.
     """
-    config, model = run["config"], run["model"]
-    if model["name"] == HANDED_OVER:
-        raise UsageError(f"query: {run['name']} was made with a network from Python; embed the picture there")
-    geometry = Geometry(**{name: _plain(value) for name, value in config["geometry"].items()})
+    config, geometry = run["config"], geometry_of(run)
     try:
         pixels = fit(decode(read(str(path)), config["max_pixels"]), geometry)[0]
     except ImageError as error:
         raise UsageError(f"query: {path}: {error.message}") from error
-    given = {name: _plain(config["model"][name]) for name in ("size", "crop", "mean", "std")}
-    source = ModelSource(model["name"], model["weights"], digest=model["digest"], **given)
+    network = network_of(run)
     compute_with(config["threads"])
-    device = resolved_device("auto")
-    network = prepared(source, device, config["precision"])
-    assert network is not None
     # As in a run, where batches are full, if need be of grey: the last bits follow from the batch's size.
     stack = np.full((1 if geometry.varies else config["batch_size"], *pixels.shape), PADDING, np.uint8)
     stack[0] = pixels
-    images = torch.from_numpy(stack).to(placed(device)).permute(0, 3, 1, 2).float().div_(255)
+    images = torch.from_numpy(stack).to(next(network.parameters()).device).permute(0, 3, 1, 2).float().div_(255)
     found = method(run["verb"]).cls(**config["options"])(network, images)
     vector: np.ndarray = found[0].float().cpu().numpy()
     if not np.isfinite(vector).all():
         raise UsageError(f"query: {path}: its vector is not finite")
     return vector
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
