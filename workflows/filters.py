@@ -57,7 +57,9 @@ class Choice:
         """The networks' names, each with its weights. Raises UsageError."""
         models, weights = ([part.strip() for part in text.split(",")] for text in (self.model, self.weights))
         if len(weights) not in (1, len(models)):
-            raise UsageError(f"weights: expected one for all, or one for each of {len(models)} models, got {weights}")
+            raise UsageError(
+                f"weights: expected one for all, or one for each of {len(models)} networks, got {len(weights)}"
+            )
         return list(zip(models, weights * (len(models) // len(weights)), strict=True))
 
 

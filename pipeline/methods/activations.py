@@ -70,7 +70,7 @@ class Activations:
         shown = min(self.maps, count)
         order = torch.arange(count).expand(len(maps), count)
         if self.order == "strongest":
-            order = maps.mean((2, 3)).sort(1, descending=True, stable=True).indices
+            order = maps.mean((2, 3)).sort(dim=1, descending=True, stable=True).indices
         width = written(str(count - 1)).shape[2]  # grids of a layer are of one size, whatever numbers are in them
         grids = []
         for found, channels in zip(maps, order[:, :shown].tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Where a network's description of an image stands: before its last layer with weights, and as its first and last maps."""
+"""Where a description of an image stands in a network: before its last layer with weights; its first and last maps."""
 
 from collections.abc import Callable
 from typing import Any
