@@ -7,6 +7,7 @@ import sys
 from .forks import warm_up
 
 COMMANDS = {
+    "filters": "filters",
     "explore": "explore",
     "facets": "facets",
     "neighbors": "neighborhood",

@@ -18,6 +18,8 @@ from .subjects import is_subject
 
 Say = Callable[[str], None]
 """Tells the user one line."""
+PICTURED = "filters", "filters.json"
+"""The folder below OUT that pictures of filters are in, which belong to no run, and the file that marks it as ours."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,12 @@ def check_out(out: Path) -> Path:
         raise UsageError(f"OUT: expected a path in UTF-8, got {str(out)!r}") from None
     if out.exists() and not out.is_dir():
         raise UsageError(f"OUT: {str(out)!r} is a file; expected a folder that is absent, empty or made by afterimage")
-    files = (path for path in out.rglob("*") if not path.is_dir() and not path.name.startswith("."))
+    ours = out / PICTURED[0] if (out / PICTURED[0] / PICTURED[1]).exists() else None
+    files = (
+        path
+        for path in out.rglob("*")
+        if not path.is_dir() and not path.name.startswith(".") and ours not in path.parents
+    )
     if not manifest.parts(out) and any(files):
         raise UsageError(f"OUT: {str(out)!r} has files of its own; expected one that is absent, empty or ours")
     return out

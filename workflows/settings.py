@@ -77,7 +77,9 @@ class Settings:
             raise UsageError("workers: the cluster at --scheduler has its own; leave out --workers")
         if self.name is not None and not self.name.isprintable():
             raise UsageError(f"name: expected printable characters, got {self.name!r}")
-        if self.name is not None and ("/" in self.name or self.name.startswith(".") or self.name in ("", "page")):
+        if self.name is not None and (
+            "/" in self.name or self.name.startswith(".") or self.name in ("", "filters", "page")
+        ):
             raise UsageError(f"name: expected the name of a folder below OUT, got {self.name!r}")
 
 

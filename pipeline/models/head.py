@@ -1,4 +1,4 @@
-"""Where a network's description of an image stands: before its last layer with weights, and as its last maps."""
+"""Where a description of an image stands in a network: before its last layer with weights; its first and last maps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,10 +25,16 @@ def before_head(model: nn.Module, images: Tensor) -> str:
     return INPUT + _remembered(model, "head", lambda: _last_called(model, images.new_zeros(1, *images.shape[1:])))
 
 
+def first_maps(model: nn.Module, images: Tensor) -> str:
+    """Return the name of the first unit that gives maps, found by one forward pass per model and size of image."""
+    size = (images.shape[2], images.shape[3])
+    return _remembered(model, ("first", size), lambda: stages(model, size)[0][0])
+
+
 def last_maps(model: nn.Module, images: Tensor) -> str:
     """Return the name of the last unit that gives maps, found by one forward pass per model and size of image."""
     size = (images.shape[2], images.shape[3])
-    return _remembered(model, size, lambda: stages(model, size)[-1][-1])
+    return _remembered(model, ("last", size), lambda: stages(model, size)[-1][-1])
 
 
 def _remembered(model: nn.Module, what: object, find: Callable[[], str]) -> str:

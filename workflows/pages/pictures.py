@@ -80,6 +80,12 @@ def embedded(file: Path, longest: int) -> Picture:
     return Picture(address("jpeg", encoded), shown.width, shown.height)
 
 
+def unchanged(file: Path) -> Picture:
+    """Return the picture in a PNG file, byte by byte."""
+    with Image.open(file) as image:
+        return Picture(_address("png", file.read_bytes()), *image.size)
+
+
 def colored(places: np.ndarray, colors: list[tuple[int, int, int]]) -> Picture:
     """Return a picture of `places` (rows, columns), each an index into `colors`."""
     image = Image.fromarray(places.astype(np.uint8), "P")
