@@ -5,11 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .audit import status, verify
+    from .biases import bias
     from .cluster import serial
     from .runs import Summary, run
 
-__all__ = ["Summary", "run", "serial", "status", "verify"]
-_HOMES = {"Summary": ".runs", "run": ".runs", "serial": ".cluster", "status": ".audit", "verify": ".audit"}
+__all__ = ["Summary", "bias", "run", "serial", "status", "verify"]
+_HOMES = {
+    "Summary": ".runs",
+    "bias": ".biases",
+    "run": ".runs",
+    "serial": ".cluster",
+    "status": ".audit",
+    "verify": ".audit",
+}
 
 
 def __getattr__(name: str) -> Any:

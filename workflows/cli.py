@@ -41,11 +41,13 @@ def app() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    from .biases import command as bias
     from .facets import command as facets
     from .universal_patch import command as universal_patch
 
     for found in methods().values():
         app.add_command(command_of(found))
+    app.add_command(bias())
     app.add_command(facets())
     app.add_command(universal_patch())
     # As `python -m` does: package.module:function is looked for here too, and in the workers, which inherit the path.

@@ -6,7 +6,7 @@ import sys
 
 from .forks import warm_up
 
-WITHOUT_WORKERS = {"facets", "layers", "methods", "page", "status", "universal-patch", "verify"}
+WITHOUT_WORKERS = {"bias", "facets", "layers", "methods", "page", "status", "universal-patch", "verify"}
 
 
 def main() -> None:
