@@ -89,7 +89,7 @@ class Masks:
                 f"{file}: expected a mask as large as the upright original, {width} × {height}, got {came}"
             )
         if values.ndim == 3:  # without the alpha channel, if there is one
-            values = values[:, :, : 3 if values.shape[2] > 2 else 1].any(2)
+            values = values[:, :, : 3 if values.shape[2] > 2 else 1].max(2)
         mask = values != 0
         return of_mask(mask) if mask.any() else None
 

@@ -147,17 +147,15 @@ def ranked(table: pa.Table, groups: Mapping[str, Grouped], aparts: Mapping[str, 
     Heatmaps of neurons, which explain no class, stand together under an empty name.
     """
     targets = pc.fill_null(table["target"], "").combine_chunks().dictionary_encode()
-    if isinstance(targets, pa.ChunkedArray):
-        targets = targets.combine_chunks()
     codes = targets.indices.to_numpy()
-    columns = {name: table[name].to_numpy().astype(np.float64) for name in ("inside", "expected", "hit")}
+    columns = {name: table[name].cast(pa.float64()).to_numpy() for name in ("inside", "expected", "hit")}
     classes = []
     for code, name in enumerate(targets.dictionary.to_pylist()):
         own = codes == code
         judged = own & np.isfinite(columns["inside"])
-        means = [float(columns[one][judged].mean()) if judged.any() else None for one in columns]
+        inside, expected, hits = (float(one[judged].mean()) if judged.any() else None for one in columns.values())
         counts = int(own.sum()), int(judged.sum())
-        classes.append(Class(name, *counts, *means, aparts.get(name), groups.get(name)))
+        classes.append(Class(name, *counts, inside, expected, hits, aparts.get(name), groups.get(name)))
     return sorted(classes, key=_order)
 
 

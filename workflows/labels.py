@@ -46,7 +46,9 @@ def named(keys: Iterable[str], names: Collection[str]) -> dict[str, str]:
     for key, path in paths.items():
         base = PurePosixPath(path).name
         candidates = (key, path, base) if bases[base] == 1 else (key, path)
-        found |= {key: name for name in candidates[::-1] if name in names}
+        name = next((name for name in candidates if name in names), None)
+        if name is not None:
+            found[key] = name
     return found
 
 

@@ -211,8 +211,7 @@ def dictionaries(table: pa.Table, name: str) -> Iterator[dict[str, Any]]:
 
     The table needs the column `name`, those of its scale and shape, and any others.
     """
-    column = table[name].combine_chunks()
-    maps = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    maps = table[name].combine_chunks()
     values, offsets = maps.values.to_numpy(zero_copy_only=False), maps.offsets.to_numpy()
     for place, row in enumerate(table.drop_columns([name]).to_pylist()):
         stored = values[offsets[place] : offsets[place + 1]] if maps[place].is_valid else None

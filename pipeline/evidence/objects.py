@@ -6,7 +6,7 @@ The integral is exact: an object is constant on cells, its integral is linear be
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ def coverage(given: Object, crop: Box, height: int, width: int) -> NDArray[np.fl
     return np.ascontiguousarray(_means(inside.T, given.columns, np.linspace(x0, x1, width + 1)).T, np.float32)
 
 
-def _means(cells: NDArray[np.generic], edges: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
+def _means(cells: NDArray[Any], edges: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the means, between `places` `(n + 1,)`, of what is constant between `edges`: `(r, c)` to `(n, c)`."""
     integral = np.zeros((len(edges), cells.shape[1]))
     np.cumsum(cells * np.diff(edges)[:, None], 0, out=integral[1:])

@@ -71,7 +71,7 @@ def _mask(out: Path, key: str) -> Tensor:
 
 
 def occlusion_hits(out: Path, folder: Path) -> dict[bool, list[bool]]:
-    """Return for the images of an occlusion job whether the strongest evidence lies on the object; by: planted class."""
+    """Return for the images of an occlusion job whether the strongest evidence is on the object; by: planted class."""
     hits: dict[bool, list[bool]] = {True: [], False: []}
     for key, (label, _, shown) in _strengths(folder, "heatmap"):
         hit = pointing_game(shown[None, None], _mask(out, key)[None])
