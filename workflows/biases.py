@@ -29,7 +29,7 @@ from .tables import text_table
 VERB = "bias"
 BESIDE = 0.5
 """Evidence lies beside the objects where it is no denser on them than this share of what the median class has."""
-APART = 2.0
+APART = 3.0
 """Heatmaps lie apart from other classes' where their apartness is this multiple of the median class's."""
 FEWEST = 5
 """Images: of fewer, nothing is said of a class."""

@@ -227,8 +227,9 @@ def test_the_command_prints_a_table(tmp_path: Path) -> None:
     assert str(tmp_path / "bias" / "index.html") in result.output
 
 
+@pytest.mark.slow
 def test_the_planted_class_is_found_with_masks_and_without(tmp_path: Path) -> None:
-    images = write(tmp_path / "data", 10 * len(CATEGORIES))
+    images = write(tmp_path / "data", 20 * len(CATEGORIES))
     run("saliency", images, tmp_path / "out", model="demo", labels="folders", keep="heatmap", heatmap_size=64)
     with_masks = bias(tmp_path / "out", masks=str(tmp_path / "data" / "masks"), name="with-masks")
     assert with_masks.classes[0].name == PLANTED
