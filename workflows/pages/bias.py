@@ -20,12 +20,13 @@ from ..evidence import CROP, crop_of, map_of
 from ..files import write_whole
 from ..results import jpeg
 from ..rows import heatmap_of, map_columns
+from ..suspects import Class
 from .jobs import Job
 from .pictures import Picture, picture
 from .write import environment
 
 if TYPE_CHECKING:
-    from ..biases import Bias, Class
+    from ..biases import Bias
 
 SHOWN = 20
 """Classes with images on the page."""
@@ -88,7 +89,7 @@ def mean(table: pa.Table, name: str) -> float | None:
     return None if found is None else float(found)
 
 
-def strips_of(one: "Class", table: pa.Table) -> list[Strip]:
+def strips_of(one: Class, table: pa.Table) -> list[Strip]:
     """Return what is shown of a class: the images with the thinnest evidence on the object, its outlying clusters."""
     own = table.filter(pc.equal(pc.fill_null(table["target"], ""), one.name))
     if one.known:
