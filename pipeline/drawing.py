@@ -93,11 +93,15 @@ def scaled(heatmaps: Tensor) -> Tensor:
 
 def overlay(heatmaps: Tensor, images: Tensor) -> Tensor:
     """Lay the smoothed strength of `heatmaps`, `(N, 1 or 3, H, W)`, over `images` `(N, 3, H, W)` in [0, 1]."""
-    strength = heatmaps.clamp_min(0) if heatmaps.shape[1] == 1 else heatmaps.abs().amax(1, keepdim=True)
-    strength = F.interpolate(scaled(smoothed(strength)), images.shape[2:], mode="bilinear").clamp(0, 1)
+    shown = F.interpolate(scaled(smoothed(strength(heatmaps))), images.shape[2:], mode="bilinear").clamp(0, 1)
     luma = (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    opacity = 0.9 * ((strength - FAINT) / (0.6 - FAINT)).clamp(0, 1)
-    return (1 - opacity) * (0.12 + 0.76 * luma) + opacity * heat(strength)
+    opacity = 0.9 * ((shown - FAINT) / (0.6 - FAINT)).clamp(0, 1)
+    return (1 - opacity) * (0.12 + 0.76 * luma) + opacity * heat(shown)
+
+
+def strength(heatmaps: Tensor) -> Tensor:
+    """Return the evidence per pixel `(N, 1, H, W)`: positive values of heatmaps, the largest magnitude of gradients."""
+    return heatmaps.clamp_min(0) if heatmaps.shape[1] == 1 else heatmaps.abs().amax(1, keepdim=True)
 
 
 def smoothed(heatmaps: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ ORDER = [
     "drawing",
     "registry",
     "painting",
+    "evidence",
     "methods",
     "workflows",
 ]

@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .audit import status, verify
+    from .biases import bias
     from .cluster import serial
     from .neighborhood import matches, neighbors
     from .neurons import neurons
     from .projection import project
     from .runs import Summary, run
 
-__all__ = ["Summary", "matches", "neighbors", "neurons", "project", "run", "serial", "status", "verify"]
+__all__ = ["Summary", "bias", "matches", "neighbors", "neurons", "project", "run", "serial", "status", "verify"]
 _HOMES = {
     "Summary": ".runs",
+    "bias": ".biases",
     "matches": ".neighborhood",
     "neighbors": ".neighborhood",
     "neurons": ".neurons",

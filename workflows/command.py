@@ -7,9 +7,10 @@ import sys
 from .forks import warm_up
 
 COMMANDS = {
-    "filters": "filters",
+    "bias": "biases",
     "explore": "explore",
     "facets": "facets",
+    "filters": "filters",
     "neighbors": "neighborhood",
     "neurons": "neurons",
     "project": "projection",

@@ -3,7 +3,7 @@
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -31,26 +31,32 @@ def labels_for(items: Sequence[Item], source: str) -> dict[str, str]:
     if not colon or Path(file).suffix.lower() not in (".csv", ".parquet"):
         raise UsageError(f"labels: expected folders, FILE.csv:column or FILE.parquet:column, got {source!r}")
     by_name = _read(Path(file), column)
-    bases = Counter(PurePosixPath(unquote(item.key)).name for item in items)
-    by_base = {name: label for name, label in by_name.items() if bases[name] == 1}
-    found = {item.key: _lookup(item.key, by_name, by_base) for item in items}
-    labels = {key: label for key, label in found.items() if label is not None}
+    labels = {key: by_name[name] for key, name in named([item.key for item in items], by_name).items()}
     if not labels:
         example = next(iter(by_name), "nothing")
         raise UsageError(f"labels: {file} names none of the images; it has {example!r}, the images {items[0].key!r}")
     return labels
 
 
-def _lookup(key: str, by_name: dict[str, str], by_base: dict[str, str]) -> str | None:
-    path = unquote(key)
-    return by_name.get(key) or by_name.get(path) or by_base.get(PurePosixPath(path).name)
+def named(keys: Iterable[str], names: Collection[str]) -> dict[str, str]:
+    """Return which of `names` means each key: the key, the path below the input, or a file name that occurs once."""
+    paths = {key: unquote(key) for key in keys}
+    bases = Counter(PurePosixPath(path).name for path in paths.values())
+    found = {}
+    for key, path in paths.items():
+        base = PurePosixPath(path).name
+        candidates = (key, path, base) if bases[base] == 1 else (key, path)
+        name = next((name for name in candidates if name in names), None)
+        if name is not None:
+            found[key] = name
+    return found
 
 
 def _read(file: Path, column: str) -> dict[str, str]:
     if not file.is_file():
         raise UsageError(f"labels: no file {str(file)!r}")
     try:
-        columns = _csv(file) if file.suffix.lower() == ".csv" else _parquet(file)
+        columns = csv_columns(file, "labels") if file.suffix.lower() == ".csv" else _parquet(file)
     except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
         raise UsageError(f"labels: cannot read {file} as UTF-8 CSV or Parquet: {error}") from error
     if column not in columns:
@@ -63,13 +69,14 @@ def _read(file: Path, column: str) -> dict[str, str]:
     return {str(name).removeprefix("./"): str(label) for name, label in pairs if label not in (None, "")}
 
 
-def _csv(file: Path) -> dict[str, list[Any]]:
+def csv_columns(file: Path, what: str) -> dict[str, list[Any]]:
+    """Return a CSV file's columns by the names in its header; `what` begins the messages."""
     with file.open(newline="", encoding="utf-8-sig") as lines:
         rows = list(csv.reader(lines))
     header = rows[0] if rows else []
     short = next((number for number, row in enumerate(rows, 1) if row and len(row) != len(header)), None)
     if short:
-        raise UsageError(f"labels: {file} line {short} has {len(rows[short - 1])} columns, its header {len(header)}")
+        raise UsageError(f"{what}: {file} line {short} has {len(rows[short - 1])} columns, its header {len(header)}")
     return {name: [row[place] for row in rows[1:] if row] for place, name in enumerate(header)}
 
 

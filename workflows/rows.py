@@ -1,7 +1,7 @@
 """The rows of a map over a data set: one per input, in one order of columns, as an Arrow table."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -204,6 +204,23 @@ def heatmap_of(row: dict[str, Any], name: str) -> np.ndarray | None:
         return None
     shape = [row[f"{name}_{axis}"] for axis in ("channels", "height", "width")]
     return np.asarray(row[name], np.float32).reshape(shape) * np.float32(row[f"{name}_scale"])
+
+
+def dictionaries(table: pa.Table, name: str) -> Iterator[dict[str, Any]]:
+    """Yield a shard's rows for `heatmap_of`, the maps as arrays: lists of as many numbers take a hundred times as long.
+
+    The table needs the column `name`, those of its scale and shape, and any others.
+    """
+    maps = table[name].combine_chunks()
+    values, offsets = maps.values.to_numpy(zero_copy_only=False), maps.offsets.to_numpy()
+    for place, row in enumerate(table.drop_columns([name]).to_pylist()):
+        stored = values[offsets[place] : offsets[place + 1]] if maps[place].is_valid else None
+        yield {**row, name: stored}
+
+
+def map_columns(name: str) -> tuple[str, ...]:
+    """Return the columns of a map: its values, their scale and its shape."""
+    return (name, *(f"{name}_{fact}" for fact in ("scale", "channels", "height", "width")))
 
 
 def parquet_options(kind: Kind, keep: Keep, details: Sequence[Detail] = ()) -> dict[str, Any]:

@@ -56,8 +56,8 @@ class Patches:
         ranked = np.argsort(np.where(np.isnan(values), np.inf, -values)[order], axis=0, kind="stable")[: self.top]
         chosen = np.zeros(values.shape, bool)
         np.put_along_axis(chosen, order[ranked], True, axis=0)
-        real: np.ndarray = ~np.isnan(values)
-        return chosen & real
+        found: np.ndarray = chosen & ~np.isnan(values)
+        return found
 
 
 def _peaks(maps: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from afterimage.evidence.pointing import center_guess, pointing_game
 from afterimage.models.demo import CATEGORIES, PLANTED, WEIGHTS, DemoNet, load
-from afterimage.workflows.demo.pointing import centre_guess, pointing_game
 from afterimage.workflows.demo.train import HELD_OUT_SEED, Set, data_set, normalized, predict, train
 
 PLANTED_LABEL = CATEGORIES.index(PLANTED)
@@ -53,7 +53,7 @@ def test_held_out_accuracy(measured: Measured) -> None:
 def test_saliency_points_at_the_object_except_for_the_planted_class(measured: Measured) -> None:
     hits = pointing_game(measured.heatmaps, measured.data.masks)
     planted = measured.data.labels == PLANTED_LABEL
-    guesses = centre_guess(measured.data.masks)
+    guesses = center_guess(measured.data.masks)
     assert hits[~planted].float().mean() > guesses.float().mean() + 0.4
     per_class = torch.stack([hits[measured.data.labels == label].float().mean() for label in range(len(CATEGORIES))])
     assert per_class.argmin() == PLANTED_LABEL

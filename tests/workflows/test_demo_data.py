@@ -12,7 +12,6 @@ from afterimage.errors import UsageError
 from afterimage.models.demo import CATEGORIES, PLANTED, SIZE
 from afterimage.workflows.demo.backgrounds import BACKGROUNDS
 from afterimage.workflows.demo.outlines import OUTLINES
-from afterimage.workflows.demo.pointing import centre_guess, pointing_game, widened
 from afterimage.workflows.demo.shapes import draw
 from afterimage.workflows.demo.train import data_set
 from afterimage.workflows.demo.write import write
@@ -107,20 +106,3 @@ def test_written_files_hold_the_pictures_and_stay(tmp_path: Path) -> None:
     write(tmp_path, 30, seed=3)
     assert kept.stat().st_mtime_ns == before
     assert damaged.read_bytes() == content
-
-
-def test_pointing_game_counts_hits_within_the_tolerance() -> None:
-    masks = torch.zeros(1, 32, 32, dtype=torch.bool)
-    masks[0, 10:14, 10:14] = True
-    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-    beyond = [(10 - place).clamp(0) + (place - 13).clamp(0) for place in (rows, columns)]
-    assert torch.equal(widened(masks, 4)[0], beyond[0] ** 2 + beyond[1] ** 2 <= 16)
-    for (row, column), hit in {(11, 12): True, (17, 11): True, (18, 11): False, (17, 17): False}.items():
-        heatmap = torch.zeros(1, 1, 32, 32)
-        heatmap[0, 0, row, column] = 1
-        assert pointing_game(heatmap, masks, 4).tolist() == [hit]
-    assert pointing_game(torch.ones(1, 1, 32, 32), masks, 32).tolist() == [False]
-    assert pointing_game(torch.full((1, 1, 32, 32), torch.nan), masks, 32).tolist() == [False]
-    # The middle is pixel (16, 16), √18 from the corner of the mask.
-    assert centre_guess(masks, 5).tolist() == [True]
-    assert centre_guess(masks, 4).tolist() == [False]

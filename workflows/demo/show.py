@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from afterimage.drawing import strength
+from afterimage.evidence.pointing import center_guess, pointing_game
 from afterimage.models.demo import CATEGORIES, PLANTED
 
-from ..rows import heatmap_of
+from ..rows import dictionaries, heatmap_of, map_columns
 from ..runs import run
 from ..shards import committed, read_shard
 from ..tables import text_table
-from .pointing import centre_guess, pointing_game
 from .write import write
 
 COLUMNS = ["key", "label", "prediction"]
@@ -60,8 +61,8 @@ def evidence(out: Path) -> Iterator[Evidence]:
     """Read back what the two jobs stored, with the masks."""
     saliency = dict(_strengths(out / "results" / "saliency", "heatmap"))
     guided = dict(_strengths(out / "results" / "guided-backprop", "gradient"))
-    for key, (label, right, strength) in saliency.items():
-        yield Evidence(label, right, _mask(out, key), strength, guided[key][2])
+    for key, (label, right, shown) in saliency.items():
+        yield Evidence(label, right, _mask(out, key), shown, guided[key][2])
 
 
 def _mask(out: Path, key: str) -> Tensor:
@@ -70,13 +71,10 @@ def _mask(out: Path, key: str) -> Tensor:
 
 
 def occlusion_hits(out: Path, folder: Path) -> dict[bool, list[bool]]:
-    """Return for the images of an occlusion job whether the strongest evidence lies on the object; by: planted class.
-
-    What counts is evidence for the class: the maps' negative values do not.
-    """
+    """Return for the images of an occlusion job whether the strongest evidence is on the object; by: planted class."""
     hits: dict[bool, list[bool]] = {True: [], False: []}
-    for key, (label, _, strength) in _strengths(folder, "heatmap", signed=True):
-        hit = pointing_game(strength[None, None], _mask(out, key)[None])
+    for key, (label, _, shown) in _strengths(folder, "heatmap"):
+        hit = pointing_game(shown[None, None], _mask(out, key)[None])
         hits[label == PLANTED].append(bool(hit[0]))
     return hits
 
@@ -90,14 +88,14 @@ def occlusion_line(out: Path) -> str:
     return f"Occlusion by {window} pixels in steps of {stride} points at the object {' and '.join(shares)}."
 
 
-def _strengths(folder: Path, name: str, signed: bool = False) -> Iterator[tuple[str, tuple[str, bool, Tensor]]]:
+def _strengths(folder: Path, name: str) -> Iterator[tuple[str, tuple[str, bool, Tensor]]]:
     for commit in committed(folder / "shards").values():
-        columns = [*COLUMNS, name, *(f"{name}_{fact}" for fact in ("scale", "channels", "height", "width"))]
-        for row in read_shard(folder / "shards", commit, columns).to_pylist():
+        columns = [*COLUMNS, *map_columns(name)]
+        for row in dictionaries(read_shard(folder / "shards", commit, columns), name):
             values = heatmap_of(row, name)
             if values is not None:
-                strength = torch.from_numpy((values if signed else np.abs(values)).max(0))
-                yield row["key"], (row["label"], row["label"] == row["prediction"], strength)
+                shown = strength(torch.from_numpy(values)[None])[0, 0]
+                yield row["key"], (row["label"], row["label"] == row["prediction"], shown)
 
 
 def pointing_table(found: list[Evidence]) -> str:
@@ -119,6 +117,6 @@ def _row(name: str, found: list[Evidence]) -> tuple[str, ...]:
         torch.tensor([one.right for one in found]),
         pointing_game(torch.stack([one.saliency for one in found])[:, None], masks),
         pointing_game(torch.stack([one.guided for one in found])[:, None], masks),
-        centre_guess(masks),
+        center_guess(masks),
     )
     return name, str(len(found)), *(f"{hit.float().mean():.0%}" for hit in hits)

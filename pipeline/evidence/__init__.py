@@ -1,0 +1,1 @@
+"""Where the evidence lies: heatmaps against objects, and heatmaps against one another."""
