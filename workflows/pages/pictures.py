@@ -83,7 +83,7 @@ def embedded(file: Path, longest: int) -> Picture:
 def unchanged(file: Path) -> Picture:
     """Return the picture in a PNG file, byte by byte."""
     with Image.open(file) as image:
-        return Picture(_address("png", file.read_bytes()), *image.size)
+        return Picture(address("png", file.read_bytes()), *image.size)
 
 
 def colored(places: np.ndarray, colors: list[tuple[int, int, int]]) -> Picture:
