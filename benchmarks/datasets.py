@@ -39,7 +39,6 @@ LOOPS = {
 def rows(quick: bool) -> Iterator[Row]:
     """Saliency with SqueezeNet, keeping heatmaps and pictures, or heatmaps alone."""
     count = 64 if quick else 2000
-    missing = None if WEIGHTS.exists() else f"expected weights at ../{WEIGHTS.relative_to(ROOT.parent)}, nothing there"
     for keep, kept in (("all", "heatmaps and three pictures"), ("heatmap", "heatmaps")):
         loops = {name: {"count": count, "pictures": keep == "all", **loop} for name, loop in LOOPS.items()}
         ours = {"count": count, "keep": keep}
@@ -56,8 +55,13 @@ def rows(quick: bool) -> Iterator[Row]:
             repeat=3,
             warmup=0,
             min_seconds=0.0,
-            blocked=missing,
+            blocked=missing(),
         )
+
+
+def missing() -> str | None:
+    """Return why rows with the real network cannot run, where that is so."""
+    return None if WEIGHTS.exists() else f"expected weights at ../{WEIGHTS.relative_to(ROOT.parent)}, nothing there"
 
 
 def saliency(count: int, keep: str) -> Callable[[], Outcome]:

@@ -5,7 +5,8 @@ OUT/neurons/index.html      those channels that were to be drawn
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from afterimage.errors import UsageError
 from afterimage.methods.guided_backprop import GuidedBackprop
 from afterimage.models.layers import layers
 from afterimage.models.network import Network
-from afterimage.registry import check_options, method, option, options_of
+from afterimage.registry import Progress, check_options, method, option, options_of
 
 from .decode import ImageError, decode, read
 from .derived import Derived, parent_digest, write_derived
@@ -59,10 +60,13 @@ class Neurons(NamedTuple):
     missing: dict[str, str]
 
 
-def neurons(out: str | Path, /, *, model: nn.Module | None = None, **given: Any) -> Neurons:
+def neurons(
+    out: str | Path, /, *, model: nn.Module | None = None, progress: Progress | None = None, **given: Any
+) -> Neurons:
     """Merge the peaks of all shards and draw the patches; `given` are the fields of `Showing`.
 
-    `model` is needed where the job's was built in Python. Raises `UsageError` for what cannot be done.
+    `model` is needed where the job's was built in Python; `progress` is told of neurons drawn. Raises `UsageError` for
+    what cannot be done.
     """
     chosen, out = Showing(**given), Path(out)
     run = run_of(out, chosen.patches)
@@ -81,7 +85,7 @@ def neurons(out: str | Path, /, *, model: nn.Module | None = None, **given: Any)
     options = {**dataclasses.asdict(chosen), "layer": layer, "field_known": fields.get(layer) is not None}
     derived = write_derived(out, name, "neurons", options, parent, table)
     drawing = _Drawing(network, layer, run, chosen.partial)
-    rows = drawing.rows(by_channel(_drawn(table, chosen.channels)))
+    rows = drawing.rows([*by_channel(_drawn(table, chosen.channels))], progress)
     page = write_page(derived.folder / "index.html", run, layer, fields.get(layer), rows, table)
     return Neurons(derived, page, drawing.missing)
 
@@ -119,13 +123,15 @@ class _Drawing:
         self.missing: dict[str, str] = {}
         self._picture = lru_cache(KEPT)(self._read)
 
-    def rows(self, channels: Iterable[tuple[int, Sequence[dict[str, Any]]]]) -> list[Shown]:
+    def rows(self, channels: Sequence[tuple[int, Sequence[dict[str, Any]]]], progress: Progress | None) -> list[Shown]:
         """Return what a page shows of channels."""
-        shown = []
+        shown: list[Shown] = []
         for channel, rows in channels:
             pictures = [self._picture(row["key"], row["uri"]) for row in rows]
             gradients = self._gradients(rows, pictures)
             shown.append(Shown(channel, [_patch(*one) for one in zip(rows, pictures, gradients, strict=True)]))
+            if progress is not None:
+                progress(len(shown), len(channels))
         return shown
 
     def _read(self, key: str, uri: str) -> np.ndarray | None:
@@ -163,7 +169,13 @@ def command() -> click.Command:
     from .cli import click_option
 
     def show(out: Path, **given: Any) -> None:
-        found = neurons(out, **given)
+        with click.progressbar(length=1, label="neurons", file=sys.stderr) as bar:
+
+            def tell(done: int, total: int) -> None:
+                bar.length = total
+                bar.update(done - bar.pos)
+
+            found = neurons(out, progress=tell, **given)
         for key, message in list(found.missing.items())[:3]:
             click.echo(f"not drawn: {key}: {message}", err=True)
         print(found.page)
