@@ -1,6 +1,7 @@
 """Memory: what an optimization step takes, predicted without computing it, and how many images fit at a time."""
 
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,36 +23,38 @@ PICTURES = 40
 
 The heap takes more, as it cannot reuse every gap: 1.05 to 1.25 times what is predicted, which `SHARE` leaves room for.
 """
+MOST = 64
+"""How many numbers are remembered of a model; the oldest leave first."""
 
-
-_known: WeakKeyDictionary[nn.Module, tuple[object, dict[object, int]]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, int]] = WeakKeyDictionary()
 _lock = Lock()
 
 
-def remembered(model: nn.Module, name: object, image: Tensor, compute: Callable[[], int]) -> int:
+def remembered(model: nn.Module, name: Hashable, image: Tensor, compute: Callable[[], int]) -> int:
     """Return what was computed under this name for images like `image`, as long as the model is what it was.
 
     That is: the same modules with the same plain attributes, and weights of the same shapes, types and places. Hooks
     are not looked at.
     """
-    key = (name, image.shape, image.dtype, image.device, image.stride())
-    state = [(path, type(module), _plain(module)) for path, module in model.named_modules()]
+    state = tuple((path, type(module), _plain(module)) for path, module in model.named_modules())
+    key = (name, image.shape, image.dtype, image.device, image.stride(), state)
     with _lock:
-        before, numbers = _known.get(model, (None, {}))
-        if before == state and key in numbers:
-            return numbers[key]
-    number = compute()
-    with _lock:
-        before, numbers = _known.get(model, (None, {}))
-        _known[model] = (state, {**(numbers if before == state else {}), key: number})
-    return number
+        found = _known.get(model, OrderedDict()).get(key)
+    if found is None:
+        found = compute()
+        with _lock:
+            own = _known.setdefault(model, OrderedDict())
+            own[key] = found
+            while len(own) > MOST:
+                own.popitem(last=False)
+    return found
 
 
-def _plain(module: nn.Module) -> list[object]:
+def _plain(module: nn.Module) -> Hashable:
     """Return what a module's forward pass may depend on, but for the values of its weights."""
-    attributes = [(name, value) for name, value in vars(module).items() if _is_plain(value)]
+    attributes = tuple((name, value) for name, value in vars(module).items() if _is_plain(value))
     tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    return [attributes, [(name, one.shape, one.dtype, one.device, one.requires_grad) for name, one in tensors]]
+    return attributes, tuple((name, one.shape, one.dtype, one.device, one.requires_grad) for name, one in tensors)
 
 
 def _is_plain(value: Any) -> bool:

@@ -36,7 +36,7 @@ from ..models.frozen import frozen
 from ..models.gradients import check_images, check_subject, checked_target, class_logits, probabilities
 from ..models.layers import OUTPUT
 from ..models.windows import Extent
-from ..models.winograd import workspace
+from ..models.winograd import quickens
 from ..painting import Painting, painted
 from ..registry import Classes, Curve, Diverged, Image, Images, Progress, Values, option, register
 
@@ -168,8 +168,9 @@ class Fooling:
         images = levels(images.detach().to(torch.promote_types(images.dtype, torch.float32)))
         seeds = seeds_for(len(images), seeds)
         toward = self.goal == "toward" or (self.goal is None and target is not None)
-        # The first look is at the images themselves, with the network's own convolutions.
-        looks = target is None and patch is None and not self.random_start and not workspace(model)
+        own = not _quickens(model, images)
+        # The first look is at the images themselves.
+        looks = own and target is None and patch is None and not self.random_start
         if looks:
             classes = torch.full((len(images),), UNSEEN, device=images.device)
         elif target is None:
@@ -180,7 +181,8 @@ class Fooling:
         if patch is None:
             notes = Notes(aim)
             made = self._attacked(model, images, notes, seeds, most, progress)
-            return _told(made, images, aim, notes.logits(model, made, most))
+            known = notes.last if own and not bool(made.diverged.any()) else None
+            return _told(made, images, aim, _logits(model, made.image, most) if known is None else known)
         picture = levels(pasted(images, patch.to(images), self._corners(images, patch.shape[2:], seeds)))
         logits = _logits(model, picture, most)
         loss = aim.objective(Seen(picture, {OUTPUT: logits}, torch.arange(len(images))))
@@ -305,7 +307,7 @@ class Notes:
     def __init__(self, aim: Aim) -> None:
         """Begin with no image looked at."""
         self.aim = aim
-        self._last: Tensor | None = None
+        self.last: Tensor | None = None
 
     @property
     def objective(self) -> Objective:
@@ -318,19 +320,13 @@ class Notes:
 
         return Objective(value, plain.layers, plain.name)
 
-    def logits(self, model: nn.Module, made: Painting, most: int) -> Tensor:
-        """Return the logits of what was made: as they were noted at its end, where that was of this very picture."""
-        if self._last is None or workspace(model) or bool(made.diverged.any()):
-            return _logits(model, made.image, most)
-        return self._last
-
     def _note(self, logits: Tensor, rows: Tensor) -> None:
         classes, places = self.aim.classes, rows.to(logits.device)
         if bool((new := classes[places] == UNSEEN).any()):
             classes[places[new]] = logits.argmax(1)[new]
-        if self._last is None:
-            self._last = logits.new_empty(len(classes), logits.shape[1])
-        self._last[places] = logits
+        if self.last is None:
+            self.last = logits.new_empty(len(classes), logits.shape[1])
+        self.last[places] = logits
 
 
 def _told(made: Painting, images: Tensor, aim: Aim, logits: Tensor) -> Fooled:
@@ -356,3 +352,11 @@ def _logits(model: nn.Module, images: Tensor, most: int) -> Tensor:
     with frozen(model), torch.no_grad():
         logits = torch.cat([class_logits(model, part) for part in images.split(most)])
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _quickens(model: nn.Module, images: Tensor) -> bool:
+    """Return whether optimizing shows images to other convolutions than the network's own, which differ in rounding."""
+    if not len(images):
+        return False
+    with frozen(model):
+        return bool(remembered(model, "quickens", images[:1], lambda: int(quickens(model, images[:1]))))

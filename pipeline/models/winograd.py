@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 CHANNELS, POSITIONS = 128, 400
 """Of fewer channels, or over fewer positions, transforming takes longer than the products save."""
@@ -45,6 +46,23 @@ def winograd(model: nn.Module) -> Iterator[None]:
 def workspace(model: nn.Module) -> int:
     """Return the bytes of transformed weights, forth and back."""
     return sum(2 * 36 // 9 * module.weight.nbytes for module in model.modules() if _gains(module))
+
+
+def quickens(model: nn.Module, image: Tensor) -> bool:
+    """Return whether any convolution is computed this way for images like `image` `(1, 3, H, W)`, without computing."""
+    modules, positions = [module for module in model.modules() if _gains(module)], [0]
+    if not modules or image.dtype != torch.float32:
+        return bool(modules)
+    handles = [
+        one.register_forward_pre_hook(lambda _, given: positions.append(given[0].shape[2:].numel())) for one in modules
+    ]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+            model(mode.from_tensor(image.detach()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(positions) >= POSITIONS
 
 
 def _gains(module: nn.Module) -> TypeGuard[nn.Conv2d]:
