@@ -78,7 +78,7 @@ def _grid(count: int, exact: int) -> Callable[[], dict[str, NDArray[np.float64]]
 
 def page(count: int) -> Callable[[], Outcome]:
     """Open the page in a browser just started and move the map, 2 pixels a frame, three times; see its figures."""
-    from afterimage.workflows.explore import explore
+    from afterimage.workflows import explore
     from tests.workflows.explored import write_embedded
 
     STORE.mkdir(exist_ok=True)

@@ -80,6 +80,13 @@ def test_large_libraries_are_imported_where_they_are_used(name):
     assert not found & LAZY
 
 
+def test_what_workflows_offers_is_hidden_by_no_module():
+    """A module that is imported becomes an attribute of its package, in the place of what is offered by that name."""
+    import afterimage.workflows
+
+    assert not {f"afterimage.workflows.{name}" for name in afterimage.workflows.__all__} & modules().keys()
+
+
 def test_starting_up_imports_no_large_library():
     program = "import sys, afterimage.workflows.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()

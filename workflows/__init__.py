@@ -7,18 +7,32 @@ if TYPE_CHECKING:
     from .audit import status, verify
     from .biases import bias
     from .cluster import serial
+    from .exploring import explore
     from .neighborhood import matches, neighbors
-    from .neurons import neurons
+    from .neuron_patches import neurons
     from .projection import project
     from .runs import Summary, run
 
-__all__ = ["Summary", "bias", "matches", "neighbors", "neurons", "project", "run", "serial", "status", "verify"]
+__all__ = [
+    "Summary",
+    "bias",
+    "explore",
+    "matches",
+    "neighbors",
+    "neurons",
+    "project",
+    "run",
+    "serial",
+    "status",
+    "verify",
+]
 _HOMES = {
     "Summary": ".runs",
     "bias": ".biases",
+    "explore": ".exploring",
     "matches": ".neighborhood",
     "neighbors": ".neighborhood",
-    "neurons": ".neurons",
+    "neurons": ".neuron_patches",
     "project": ".projection",
     "run": ".runs",
     "serial": ".cluster",

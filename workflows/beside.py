@@ -6,12 +6,12 @@ from typing import Any
 from afterimage.errors import UsageError
 from afterimage.registry import Method, method
 
-from .settings import as_typed, divided, own_options, settings_of
+from .settings import Asked, as_typed, divided, own_options, settings_of
 
 Also = str | Sequence[str] | Mapping[str, Mapping[str, Any]]
 
 
-def beside(also: Also | None, given: Mapping[str, Any]) -> list[tuple[Method, dict[str, Any]]]:
+def beside(also: Also | None, given: Mapping[str, Any]) -> list[tuple[Method, Asked]]:
     """Return the methods that run along, each with its options and those settings of the run that bear on it.
 
     Raises `UsageError` for methods and options that do not exist, and for methods named twice.
@@ -19,7 +19,7 @@ def beside(also: Also | None, given: Mapping[str, Any]) -> list[tuple[Method, di
     if not also:
         return []
     asked = also if isinstance(also, Mapping) else _read([also] if isinstance(also, str) else also)
-    return [(method(verb), _arguments(method(verb), options, given)) for verb, options in asked.items()]
+    return [(method(verb), _asked(method(verb), options, given)) for verb, options in asked.items()]
 
 
 def _read(texts: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -39,12 +39,11 @@ def _read(texts: Sequence[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _arguments(found: Method, options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(found: Method, options: Mapping[str, Any], given: Mapping[str, Any]) -> Asked:
     own = {option.name: option for option in own_options(found)}
     settings = {option.name: option for option in settings_of(found)}
     shared = {name: value for name, value in given.items() if name in settings and name != "name"}
     if shared.get("keep") not in (None, *settings["keep"].choices):
         shared["keep"] = "none"
     typed = {name: as_typed(own[name], value) if name in own else value for name, value in options.items()}
-    divided(found, {**shared, **typed})
-    return {**shared, **typed}
+    return divided(found, {**shared, **typed})

@@ -8,11 +8,11 @@ from .forks import warm_up
 
 COMMANDS = {
     "bias": "biases",
-    "explore": "explore",
+    "explore": "exploring",
     "facets": "facets",
     "filters": "filters",
     "neighbors": "neighborhood",
-    "neurons": "neurons",
+    "neurons": "neuron_patches",
     "project": "projection",
     "universal-patch": "universal_patch",
 }

@@ -141,7 +141,12 @@ def _divided(job: Job, network: Network | None, settings: Settings, found: Input
 
 
 def with_width(job: Job, width: int) -> Job:
-    """Return the job with the length of its vectors, where that is what it makes. Raises `UsageError` for none."""
+    """Return the job with the length of its vectors, where that is what it makes.
+
+    Raises `UsageError` for vectors of no length, and for what needs pictures of one size where they have several.
+    """
+    if job.method.result.name == "peaks" and job.geometry.varies:
+        raise UsageError(f"fit: {job.verb} cuts by one receptive field, which needs pictures of one size; take preset")
     if job.method.result.name != "embedding":
         return job
     if width < 1:

@@ -22,13 +22,14 @@ from . import manifest
 from .beside import Also, beside
 from .cluster import Call, Task, connected, distributed_network, serial, through
 from .comparison import Found, compare
+from .derived import open_derived
 from .files import locked, write_whole
 from .forks import warm_up
 from .inputs import Say
 from .job import record
 from .named import FOLDER as NAMED
 from .named import pixels_of
-from .neurons import neurons
+from .neuron_patches import name_of, neurons
 from .pages.write import write_pages
 from .plan import Plan, check_disk, plan_beside, plan_run
 from .progress import Report, Silent, reporting
@@ -107,9 +108,8 @@ def run(
     plans = _plans(found, given, [*map(_text, sources)], base, axes, say)
     if also and axes:
         raise UsageError("with: a sweep shares no passes with other methods; run one after the other")
-    for other, own in beside(also, given):
-        asked = divided(other, own)
-        plans.append(plan_beside(plans[0], other, asked.settings, asked.options))
+    plans += [plan_beside(plans[0], other, asked.settings, asked.options) for other, asked in beside(also, given)]
+    check_disk(base.parent, sum(plan.predicted_bytes for plan in plans))
     if len({plan.folder for plan in plans}) < len(plans):
         raise UsageError("with: expected each method once; --name gives the first one another name")
     if settings.dry_run:
@@ -139,7 +139,6 @@ def _plans(
         loaded = plans[0].loaded if plans else None
         given_to = found, asked.settings, asked.options, sources, base.parent, _hush if plans else say
         plans.append(plan_run(*given_to, asked.named, loaded, len(jobs)))
-    check_disk(base.parent, sum(plan.predicted_bytes for plan in plans))
     return plans
 
 
@@ -157,7 +156,7 @@ def _carry_out(
     with (
         _reporting(plans) if progress else nullcontext(Silent()) as report,
         _draining([plan.folder / STOP for plan in plans], report) as stop,
-        _executing(plans, axes, settings, report, executor) as execute,
+        _executing(plans, settings, report, executor) as execute,
     ):
         _begin(plans, settings)
         for commit in execute(run_shard, _calls(plans, axes), stop):
@@ -174,12 +173,13 @@ def _carry_out(
 
 
 def _show_neurons(plans: Sequence[Plan], report: Report) -> None:
-    """Draw what jobs of patches found."""
+    """Draw what jobs of patches found, unless that was done."""
     for plan in (plan for plan in plans if plan.job.result.name == "peaks"):
-        found = [commit.statuses.get("ok") for commit in committed(plan.folder / "shards").values()]
-        if any(found):
-            shown = neurons(plan.folder.parent, model=plan.loaded.network, patches=plan.folder.name)
-            report.say(f"neurons: {shown.page}")
+        out, job = plan.folder.parent, plan.folder.name
+        there = open_derived(out, name_of(job))
+        anything = any(commit.statuses.get("ok") for commit in committed(plan.folder / "shards").values())
+        if anything and (there is None or there.outdated):
+            report.say(f"neurons: {neurons(out, model=plan.loaded.network, patches=job).page}")
 
 
 def _calls(plans: Sequence[Plan], axes: Sequence[Axis]) -> Iterator[Call]:
@@ -226,10 +226,10 @@ def _write(data: bytes, path: Path) -> None:
 
 @contextmanager
 def _executing(
-    plans: Sequence[Plan], axes: Sequence[Axis], settings: Settings, report: Report, executor: Executor | None
+    plans: Sequence[Plan], settings: Settings, report: Report, executor: Executor | None
 ) -> Iterator[Executor]:
     """Yield what runs the shards: the executor given, or a Dask cluster, if there is anything to run."""
-    shards = sum(1 for _ in _calls(plans, axes))
+    shards = sum(len(plan.generations) for plan in plans)
     if executor is not None or not shards:
         yield executor or serial
         return

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from afterimage.errors import UsageError
+from ..errors import UsageError
 
 from .neighbors import Metric, Neighbors, neighbors
 

@@ -10,6 +10,7 @@ from afterimage.methods.embedding import Embedding
 from afterimage.methods.patches import Patches
 from afterimage.workflows import neurons, run, verify
 from afterimage.workflows.beside import beside
+from afterimage.workflows.pages.neurons import cut, region
 from afterimage.workflows.shards import committed, read_shard
 from afterimage.workflows.strongest import strongest
 from afterimage.workflows.vectors import open_vectors
@@ -48,12 +49,11 @@ def test_vectors_are_stored_as_the_method_gives_them(inputs, module, tmp_path, d
 
 
 def test_inputs_that_failed_have_no_vector(module, tmp_path):
-    faulty = write_faulty(tmp_path / "inputs")
+    write_faulty(tmp_path / "inputs")
     local("embed", tmp_path / "inputs", tmp_path / "out", model=module, keep="none")
     vectors = open_vectors(tmp_path / "out")
     assert len(vectors) + sum(vectors.left_out.values()) == len(rows_of(tmp_path / "out", "embed"))
     assert vectors.left_out
-    assert faulty
     assert all((row["embedding"] is None) == (row["status"] != "ok") for row in rows_of(tmp_path / "out", "embed"))
 
 
@@ -172,17 +172,51 @@ def test_neurons_are_drawn_with_what_they_see(inputs, module, tmp_path):
         neurons(tmp_path, patches="other")
 
 
-def test_a_neuron_that_sees_everything_has_its_region_framed(inputs, module, tmp_path):
+def test_a_neuron_that_sees_everything_is_shown_with_its_region(inputs, module, tmp_path):
     local("patches", inputs, tmp_path, model=module, layer="head", top=2, **GIVEN)
-    assert "the frame holds nine tenths" in (tmp_path / "neurons" / "index.html").read_text()
+    assert "the frame leaves out a twentieth" in (tmp_path / "neurons" / "index.html").read_text()
+
+
+def test_the_region_leaves_out_a_twentieth_at_each_side():
+    gradient = np.zeros((3, 10, 20), np.float32)
+    gradient[1, 2:7, 4:14] = -1.0
+    gradient[0, 0, 0] = gradient[2, 9, 19] = 0.5  # 1 % each
+    assert region(gradient) == (4, 2, 14, 7)
+    assert region(np.zeros((3, 4, 4), np.float32)) is None
+
+
+def test_a_patch_is_cut_with_grey_beyond_the_picture():
+    picture = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    found = cut(picture, (-1, 2, 2, 6), 128)
+    assert found.shape == (4, 3, 3)
+    assert np.array_equal(found[:2, 1:], picture[2:4, :2])
+    assert (found[2:] == 128).all()
+    assert (found[:, 0] == 128).all()
+    assert np.array_equal(cut(picture, (-9, -9, 20, 20), 128), picture)  # who sees everything is shown the picture
+
+
+def test_neurons_are_drawn_again_only_where_something_was_added(inputs, module, tmp_path):
+    local("patches", inputs, tmp_path, model=module, layer=LAYER, top=3, **GIVEN)
+    page = neurons(tmp_path, model=module, channels="4").page
+    before = page.read_text()
+    local("patches", inputs, tmp_path, model=module, layer=LAYER, top=3, **GIVEN)
+    assert page.read_text() == before
+
+
+def test_patches_need_pictures_of_one_size(inputs, module, tmp_path):
+    with pytest.raises(UsageError, match="patches cuts by one receptive field, which needs pictures of one size"):
+        local("patches", inputs, tmp_path, model=module, layer=LAYER, fit="none")
 
 
 def test_methods_beside_are_read_from_text():
     found = beside(["saliency,patches:layer=layer4.1,top=5", "embed:pool=max"], {"batch_size": 8, "keep": "heatmap"})
     assert [one.verb for one, _ in found] == ["saliency", "patches", "embed"]
-    assert found[0][1] == {"batch_size": 8, "keep": "heatmap"}
-    assert found[1][1] == {"batch_size": 8, "keep": "none", "layer": "layer4.1", "top": 5}
-    assert found[2][1]["pool"] == "max"
+    assert [(asked.settings.batch_size, asked.settings.keep) for _, asked in found] == [
+        (8, "heatmap"),
+        (8, "none"),
+        (8, "none"),
+    ]
+    assert [asked.options for _, asked in found] == [{}, {"layer": "layer4.1", "top": 5}, {"pool": "max"}]
     assert beside(None, {}) == []
 
 

@@ -19,9 +19,9 @@ from PIL import Image
 from afterimage import UsageError
 from afterimage.errors import RefusedError
 from afterimage.vectors.grid import grid
+from afterimage.workflows import explore
 from afterimage.workflows.cli import main
 from afterimage.workflows.derived import open_derived, parent_digest, write_derived
-from afterimage.workflows.explore import explore
 from afterimage.workflows.files import digest_file
 from afterimage.workflows.pages import explore as page
 from afterimage.workflows.pages.explore import sheets

@@ -82,13 +82,13 @@ def _figure(patch: Patch) -> dict[str, Any]:
     figure = {"name": readable(patch.key), "value": patch.value, "picture": None, "guided": None}
     if patch.picture is None or patch.gradient is None:
         return figure
-    guided = draw(torch.from_numpy(_cut(patch.gradient.transpose(1, 2, 0), patch.box, 0)).permute(2, 0, 1)[None])
-    pictures = _cut(patch.picture, patch.box, GREY), guided[0].permute(1, 2, 0).numpy()
-    frame = _region(patch.gradient) if patch.whole else None
+    guided = draw(torch.from_numpy(cut(patch.gradient.transpose(1, 2, 0), patch.box, 0)).permute(2, 0, 1)[None])
+    pictures = cut(patch.picture, patch.box, GREY), guided[0].permute(1, 2, 0).numpy()
+    frame = region(patch.gradient) if patch.whole else None
     return figure | {"picture": _encoded(pictures[0], frame), "guided": _encoded(pictures[1], None)}
 
 
-def _cut(picture: np.ndarray, box: tuple[int, ...], fill: int) -> np.ndarray:
+def cut(picture: np.ndarray, box: tuple[int, ...], fill: int) -> np.ndarray:
     """Return what a box holds of `(H, W, 3)`, filled up where it reaches beyond; never more than the whole."""
     height, width = picture.shape[:2]
     x0, y0, x1, y1 = box
@@ -102,7 +102,7 @@ def _cut(picture: np.ndarray, box: tuple[int, ...], fill: int) -> np.ndarray:
     return cut
 
 
-def _region(gradient: np.ndarray) -> tuple[int, int, int, int] | None:
+def region(gradient: np.ndarray) -> tuple[int, int, int, int] | None:
     """Return the box, x0, y0, x1, y1, that leaves out a small share of the strength at each side."""
     strength = np.abs(gradient).max(0)
     if not strength.any():

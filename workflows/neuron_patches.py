@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import nn
 
 from afterimage.errors import UsageError
 from afterimage.methods.guided_backprop import GuidedBackprop
@@ -61,7 +60,7 @@ class Neurons(NamedTuple):
 
 
 def neurons(
-    out: str | Path, /, *, model: nn.Module | None = None, progress: Progress | None = None, **given: Any
+    out: str | Path, /, *, model: Network | None = None, progress: Progress | None = None, **given: Any
 ) -> Neurons:
     """Merge the peaks of all shards and draw the patches; `given` are the fields of `Showing`.
 
@@ -71,23 +70,26 @@ def neurons(
     chosen, out = Showing(**given), Path(out)
     run = run_of(out, chosen.patches)
     parent = {chosen.patches: parent_digest(out / chosen.patches)}
-    network = model if isinstance(model, Network) else network_of(run)
+    network = network_of(run) if model is None else model
     described = method(run["verb"]).cls(**run["config"]["options"])
     geometry = geometry_of(run)
-    size = (224, 224) if geometry.varies else geometry.size
-    layer = described.reads(network, next(network.parameters()).new_zeros(1, 3, *size, dtype=torch.float32))
-    fields = {info.name: info.receptive_field for info in layers(network, size)}
+    layer = described.reads(network, next(network.parameters()).new_zeros(1, 3, *geometry.size, dtype=torch.float32))
+    fields = {info.name: info.receptive_field for info in layers(network, geometry.size)}
     found = strongest(out / chosen.patches, described.top)
     if not len(found):
         raise UsageError(f"{out / chosen.patches}: expected patches, got none: no picture is ok")
-    table = with_boxes(found, fields.get(layer), size)
-    name = chosen.name or ("neurons" if chosen.patches == "patches" else f"{chosen.patches}.neurons")
+    table = with_boxes(found, fields.get(layer), geometry.size)
     options = {**dataclasses.asdict(chosen), "layer": layer, "field_known": fields.get(layer) is not None}
-    derived = write_derived(out, name, "neurons", options, parent, table)
+    derived = write_derived(out, chosen.name or name_of(chosen.patches), "neurons", options, parent, table)
     drawing = _Drawing(network, layer, run, chosen.partial)
     rows = drawing.rows([*by_channel(_drawn(table, chosen.channels))], progress)
     page = write_page(derived.folder / "index.html", run, layer, fields.get(layer), rows, table)
     return Neurons(derived, page, drawing.missing)
+
+
+def name_of(job: str) -> str:
+    """Return the name of the rows of neurons that belong to a job of patches, where none is given."""
+    return "neurons" if job == "patches" else f"{job}.neurons"
 
 
 def _drawn(table: pa.Table, channels: str | None) -> pa.Table:
@@ -144,18 +146,17 @@ class _Drawing:
     def _gradients(
         self, rows: Sequence[dict[str, Any]], pictures: Sequence[np.ndarray | None]
     ) -> list[np.ndarray | None]:
-        """Return the guided gradient of each row's neuron, pictures of one size in one call."""
+        """Return the guided gradient of each row's neuron, in one call; None where there is no picture."""
         found: list[np.ndarray | None] = [None] * len(rows)
         there = {place: picture for place, picture in enumerate(pictures) if picture is not None}
-        device = next(self.network.parameters()).device
-        for size in {picture.shape for picture in there.values()}:
-            alike = [place for place, picture in there.items() if picture.shape == size]
-            images = torch.from_numpy(np.stack([there[place] for place in alike])).to(device)
-            units = torch.tensor([[rows[place][name] for name in ("channel", "y", "x")] for place in alike])
-            images = images.permute(0, 3, 1, 2).float().div(255)
-            gradients = self.guided.of_units(self.network, images, self.layer, units).float().cpu().numpy()
-            for place, gradient in zip(alike, gradients, strict=True):
-                found[place] = gradient
+        if not there:
+            return found
+        images = torch.from_numpy(np.stack([*there.values()])).to(next(self.network.parameters()).device)
+        units = torch.tensor([[rows[place][name] for name in ("channel", "y", "x")] for place in there])
+        images = images.permute(0, 3, 1, 2).float().div(255)
+        gradients = self.guided.of_units(self.network, images, self.layer, units).float().cpu().numpy()
+        for place, gradient in zip(there, gradients, strict=True):
+            found[place] = gradient
         return found
 
 
