@@ -139,12 +139,11 @@ def rows(pictures: Tensor) -> Tensor:
 
 def _write_page(folder: Path, entries: Mapping[str, Any]) -> Path:
     from .pages.pictures import unchanged
-    from .pages.write import environment
+    from .pages.templates import write_page
 
     shown = [(unchanged(folder / file), file, entry, [*captions(entry)]) for file, entry in entries.items()]
     page = folder / "index.html"
-    text = environment().get_template("filters.html").render(shown=shown)
-    write_whole(page, lambda file: file.write_text(text, encoding="utf-8"))
+    write_page(page, "filters.html", {"shown": shown})
     return page
 
 

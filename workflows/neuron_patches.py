@@ -28,7 +28,7 @@ from .decode import ImageError, decode, read
 from .derived import Derived, parent_digest, write_derived
 from .geometry import fit
 from .manifest import path_of
-from .pages.neurons import Patch, Shown, write_page
+from .pages.neurons import Patch, Shown, write_neurons
 from .restored import geometry_of, network_of
 from .strongest import by_channel, run_of, strongest, with_boxes
 
@@ -83,7 +83,7 @@ def neurons(
     derived = write_derived(out, chosen.name or name_of(chosen.patches), "neurons", options, parent, table)
     drawing = _Drawing(network, layer, run, chosen.partial)
     rows = drawing.rows([*by_channel(_drawn(table, chosen.channels))], progress)
-    page = write_page(derived.folder / "index.html", run, layer, fields.get(layer), rows, table)
+    page = write_neurons(derived.folder / "index.html", run, layer, fields.get(layer), rows, table)
     return Neurons(derived, page, drawing.missing)
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-
 from .neighbors import Metric, Neighbors, neighbors
 
 SAMPLE = 500

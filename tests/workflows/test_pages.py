@@ -19,7 +19,8 @@ from afterimage.registry import Detail, Kind
 from afterimage.workflows import manifest, rows, shards
 from afterimage.workflows.clock import Clock
 from afterimage.workflows.pages.survey import quotas
-from afterimage.workflows.pages.write import percent, write_pages
+from afterimage.workflows.pages.templates import percent
+from afterimage.workflows.pages.write import write_pages
 
 CATEGORIES = ["cat", "dog", "fox"]
 HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>😀\u200fعربي & {{ 7 * 7 }}.png"

@@ -14,7 +14,8 @@ from PIL import Image
 from afterimage.registry import Detail, Kind
 from afterimage.workflows import rows
 from afterimage.workflows.details import cells
-from afterimage.workflows.pages.write import plain, write_pages
+from afterimage.workflows.pages.templates import plain
+from afterimage.workflows.pages.write import write_pages
 from tests.workflows.test_pages import HOSTILE, jpeg, read, row, write_job, write_manifest
 
 KINDS = {

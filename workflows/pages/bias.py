@@ -17,13 +17,12 @@ from afterimage.evidence.objects import Object, coverage
 
 from ..annotations import Annotations
 from ..evidence import CROP, crop_of, map_of
-from ..files import write_whole
 from ..results import jpeg
 from ..rows import heatmap_of, map_columns
 from ..suspects import Class
 from .jobs import Job
 from .pictures import Picture, picture
-from .write import environment
+from .templates import write_page
 
 if TYPE_CHECKING:
     from ..biases import Bias
@@ -79,8 +78,7 @@ def write_bias_page(made: "Bias", job: Job, table: pa.Table, annotations: Annota
         "strips": strips,
         "examples": examples,
     }
-    text = environment().get_template("bias.html").render(values)
-    write_whole(made.page, lambda file: file.write_text(text, encoding="utf-8"))
+    write_page(made.page, "bias.html", values)
 
 
 def mean(table: pa.Table, name: str) -> float | None:

@@ -15,10 +15,9 @@ from PIL import Image, ImageDraw
 from afterimage.drawing import draw
 from afterimage.models.receptive_field import ReceptiveField
 
-from ..files import write_whole
 from .cards import readable
 from .pictures import address
-from .write import environment
+from .templates import write_page
 
 SIDE = 112
 """Pixels: the longer side of a patch on the page."""
@@ -55,7 +54,7 @@ class Shown:
     patches: Sequence[Patch]
 
 
-def write_page(
+def write_neurons(
     path: Path,
     run: dict[str, Any],
     layer: str,
@@ -73,8 +72,7 @@ def write_page(
         "pictures": pc.count_distinct(table["key"]).as_py(),
         "whole": any(patch.whole for one in rows for patch in one.patches),
     }
-    text = environment().get_template("neurons.html").render(values)
-    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+    write_page(path, "neurons.html", values)
     return path
 
 

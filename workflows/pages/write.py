@@ -6,7 +6,6 @@ Pictures are embedded and there is no script, so a page can be moved, mailed and
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,9 +13,8 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..files import locked, write_whole
+from ..files import locked
 from ..manifest import parts
 from ..rows import STATUSES
 from .cards import Card, Source, card, side
@@ -24,8 +22,8 @@ from .jobs import Job, open_jobs
 from .spool import spool, spooled
 from .survey import REST, WRONG, Survey, survey
 from .sweeps import Sweep, open_sweeps
+from .templates import write_page
 
-RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 PAGE = 200
 """Inputs per page."""
 LIMIT = 10_000
@@ -88,6 +86,7 @@ def _write(
         "found": found,
         "inputs": sum(pq.read_metadata(part).num_rows for part in parts(out)),
         "sections": sections(found, size, "Pictures" if all(job.generates for job in jobs) else "Images"),
+        "file_name": file_name,
         "titles": [*(sweep.name for sweep in sweeps), *(job.name for job in jobs if job.name not in swept)],
         "count": count,
         "size": size,
@@ -95,7 +94,7 @@ def _write(
     for number in range(count, 0, -1):  # the first page last: its links then lead to what is there
         shown = found.shown.slice((number - 1) * size, size)
         cards = read_cards(jobs, shown, temporary, number - 1, swept)
-        write_page(folder / file_name(number), common | page_of(number, shown, cards))
+        write_page(folder / file_name(number), "page.html", common | page_of(number, shown, cards))
     for stale in folder.glob("[0-9]*.html"):
         if stale.stem.isdigit() and int(stale.stem) > count:
             stale.unlink()
@@ -150,44 +149,6 @@ def page_of(number: int, shown: pa.Table, cards: Iterator[Card]) -> dict[str, An
     return {"number": number, "groups": groups, "side": side(one for group in groups.values() for one in group)}
 
 
-def write_page(path: Path, values: dict[str, Any]) -> None:
-    """Render one page and put it into place."""
-    text = environment().get_template("page.html").render(values)
-    write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
-
-
 def file_name(number: int) -> str:
     """Return the file name of a page, counted from 1."""
     return "index.html" if number == 1 else f"{number}.html"
-
-
-@cache
-def environment() -> Environment:
-    """Return the templates: everything is escaped unless it is marked as safe, nothing may be undefined."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"count": "{:,}".format, "percent": percent, "plain": plain}
-    templates.filters |= {"moment": "{:%-d %B %Y, %H:%M} UTC".format}
-    templates.globals |= {"file_name": file_name}
-    return templates
-
-
-def percent(share: float) -> str:
-    """Return a share in [0, 1] as per cent with one digit; only all and nothing are shown as 100 and 0."""
-    sign = ">" if 0.9995 <= share < 1 else "<" if 0 < share < 0.0005 else ""
-    shown = {">": 0.999, "<": 0.001}.get(sign, share)
-    return f"{sign}{100 * shown:.1f}\u202f%"
-
-
-def plain(value: float) -> str:
-    """Return a number with three digits, or as many as are whole up to a million, and a real minus sign."""
-    if 1000 <= abs(value) < 1e6:
-        return f"{value:,.0f}".replace("-", "−")
-    mantissa, _, exponent = f"{value:#.3g}".rstrip(".").partition("e")
-    power = f" × 10{str(int(exponent)).translate(RAISED)}" if exponent else ""
-    return mantissa.replace("-", "−") + power
