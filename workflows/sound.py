@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 
 from afterimage.errors import UsageError
 
-from .shards import read_shard
 from .vectors import Part, Vectors, open_vectors
 
 NONFINITE, ZERO = "nonfinite vector", "zero vector"
@@ -25,7 +23,9 @@ class Sound:
 
     def parts(self) -> Iterator[Part]:
         """Yield the shards' sound vectors, in the order of `Vectors.parts`; what is unsound is noted."""
-        self.left_out = failed(self.vectors)
+        self.left_out = {}
+        for row in self.vectors.failed().to_pylist():
+            self.left_out.setdefault(row["status"], []).append(row["key"])
         for part in self.vectors.parts():
             finite = np.isfinite(part.values).all(1)
             zero = finite & ~part.values.any(1) if self.directed else np.zeros_like(finite)
@@ -47,17 +47,6 @@ class Sound:
 def sound(out: str | Path, name: str, directed: bool = False) -> Sound:
     """Open an embedding job for comparisons; those by direction need vectors that are not zero."""
     return Sound(open_vectors(Path(out), name), directed)
-
-
-def failed(vectors: Vectors) -> dict[str, list[str]]:
-    """Return the keys of the rows that have no vector, by status."""
-    found: dict[str, list[str]] = {}
-    for commit in vectors.commits.values():
-        if commit.failed:
-            rows = read_shard(vectors.folder / "shards", commit, ["key", "status"])
-            for row in rows.filter(pc.not_equal(rows["status"], "ok")).to_pylist():
-                found.setdefault(row["status"], []).append(row["key"])
-    return found
 
 
 def told(left_out: Mapping[str, list[str]]) -> str:

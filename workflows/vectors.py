@@ -56,6 +56,14 @@ class Vectors:
             rows = self.rows(commit, ["key", COLUMN])
             yield Part(rows["key"].to_pylist(), matrix(rows[COLUMN]))
 
+    def failed(self) -> pa.Table:
+        """Return key, status and error of the rows that have no vector."""
+        names = ["key", "status", "error"]
+        schema = pa.schema([(name, pa.string()) for name in names])
+        tables = [read_shard(self.folder / "shards", one, names) for one in self.commits.values() if one.failed]
+        rows = pa.concat_tables([schema.empty_table(), *(table.select(names) for table in tables)])
+        return rows.filter(pc.not_equal(rows["status"], "ok"))
+
     def rows(self, commit: Commit, columns: list[str]) -> pa.Table:
         """Return columns of one shard's rows that have a vector."""
         rows = read_shard(self.folder / "shards", commit, [*columns, "status"])

@@ -1,10 +1,6 @@
 """Memory: what an optimization step takes, predicted without computing it, and how many images fit at a time."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
-from threading import Lock
-from typing import Any
-from weakref import WeakKeyDictionary
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import UsageError
 from ..models.layers import activations
+from ..models.remembered import remembered
 from ..models.winograd import workspace
 
 SHARE = 0.8
@@ -21,46 +18,8 @@ WORKSPACE = 2.5
 PICTURES = 40
 """How many copies of an image optimizer, line search and results keep: twenty of L-BFGS's history, Adam's four.
 
-The heap takes more, as it cannot reuse every gap: 1.05 to 1.25 times what is predicted, which `SHARE` leaves room for.
+The heap takes more, as it cannot reuse every gap, which `SHARE` leaves room for.
 """
-MOST = 64
-"""How many numbers are remembered of a model; the oldest leave first."""
-
-_known: WeakKeyDictionary[nn.Module, OrderedDict[Hashable, int]] = WeakKeyDictionary()
-_lock = Lock()
-
-
-def remembered(model: nn.Module, name: Hashable, image: Tensor, compute: Callable[[], int]) -> int:
-    """Return what was computed under this name for images like `image`, as long as the model is what it was.
-
-    That is: the same modules with the same plain attributes, and weights of the same shapes, types and places. Hooks
-    are not looked at.
-    """
-    state = tuple((path, type(module), _plain(module)) for path, module in model.named_modules())
-    key = (name, image.shape, image.dtype, image.device, image.stride(), state)
-    with _lock:
-        found = _known.get(model, OrderedDict()).get(key)
-    if found is None:
-        found = compute()
-        with _lock:
-            own = _known.setdefault(model, OrderedDict())
-            own[key] = found
-            while len(own) > MOST:
-                own.popitem(last=False)
-    return found
-
-
-def _plain(module: nn.Module) -> Hashable:
-    """Return what a module's forward pass may depend on, but for the values of its weights."""
-    attributes = tuple((name, value) for name, value in vars(module).items() if _is_plain(value))
-    tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    return attributes, tuple((name, one.shape, one.dtype, one.device, one.requires_grad) for name, one in tensors)
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str | type(None)) or (
-        isinstance(value, tuple) and all(map(_is_plain, value))
-    )
 
 
 def batch_for(model: nn.Module, layers: Iterable[str], images: Tensor) -> int:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..images.amount import Amount
-from ..images.memory import batch_for, remembered
+from ..images.memory import batch_for
 from ..images.objectives import Objective, Seen, lead, probability
 from ..images.optimize import maximize
 from ..images.optimizers import Adam, Ascent, Optimizer
@@ -35,6 +35,7 @@ from ..images.seeds import in_ball, seeds_for
 from ..models.frozen import frozen
 from ..models.gradients import check_images, check_subject, checked_target, class_logits, probabilities
 from ..models.layers import OUTPUT
+from ..models.remembered import remembered
 from ..models.windows import Extent
 from ..models.winograd import quickens
 from ..painting import Painting, painted
@@ -359,4 +360,4 @@ def _quickens(model: nn.Module, images: Tensor) -> bool:
     if not len(images):
         return False
     with frozen(model):
-        return bool(remembered(model, "quickens", images[:1], lambda: int(quickens(model, images[:1]))))
+        return remembered(model, "quickens", images[:1], lambda: quickens(model, images[:1]))

@@ -1,8 +1,6 @@
 """Where a description of an image stands in a network: before its last layer with weights; its first and last maps."""
 
-from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +8,10 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from .frozen import frozen
 from .layers import INPUT, hooked, named, title
+from .remembered import remembered
 from .stages import stages
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Bilinear)
-_known: WeakKeyDictionary[nn.Module, dict[Any, str]] = WeakKeyDictionary()
 
 
 def before_head(model: nn.Module, images: Tensor) -> str:
@@ -22,28 +20,21 @@ def before_head(model: nn.Module, images: Tensor) -> str:
     Found by one forward pass per model of a black image as large as `images`. Raises UsageError where no such layer
     is called.
     """
-    return INPUT + _remembered(model, "head", lambda: _last_called(model, images.new_zeros(1, *images.shape[1:])))
+    return INPUT + remembered(
+        model, "head", images[:1], lambda: _last_called(model, images.new_zeros(1, *images.shape[1:]))
+    )
 
 
 def first_maps(model: nn.Module, images: Tensor) -> str:
     """Return the name of the first unit that gives maps, found by one forward pass per model and size of image."""
     size = (images.shape[2], images.shape[3])
-    return _remembered(model, ("first", size), lambda: stages(model, size)[0][0])
+    return remembered(model, "first maps", images[:1], lambda: stages(model, size)[0][0])
 
 
 def last_maps(model: nn.Module, images: Tensor) -> str:
     """Return the name of the last unit that gives maps, found by one forward pass per model and size of image."""
     size = (images.shape[2], images.shape[3])
-    return _remembered(model, ("last", size), lambda: stages(model, size)[-1][-1])
-
-
-def _remembered(model: nn.Module, what: object, find: Callable[[], str]) -> str:
-    """Return what was found of a model before, as long as it has the same layers."""
-    key = what, tuple(map(id, model.modules()))
-    known = _known.setdefault(model, {})
-    if key not in known:
-        known[key] = find()
-    return known[key]
+    return remembered(model, "last maps", images[:1], lambda: stages(model, size)[-1][-1])
 
 
 def _last_called(model: nn.Module, image: Tensor) -> str:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from afterimage.images import memory
-from afterimage.images.memory import batch_for, predicted, remembered
+from afterimage.images.memory import batch_for, predicted
+from afterimage.models.remembered import remembered
 from tests.networks import live, pictures
 
 

@@ -32,6 +32,7 @@ def write_job(
             "key": pa.array([names[row] for row in rows]),
             "uri": pa.array([f"file:///{names[row]}" for row in rows]),
             "status": pa.array([bad.get(row, "ok") for row in rows]),
+            "error": pa.array(["it failed" if row in bad else None for row in rows], pa.string()),
             "embedding": pa.array([None if row in bad else vectors[row] for row in rows], kind),
         }
         if pictures is not None:

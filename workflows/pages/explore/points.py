@@ -11,7 +11,6 @@ from afterimage.errors import UsageError
 from afterimage.vectors.grid import Grid, grid
 
 from ...derived import Derived, needed
-from ...shards import read_shard
 from ...vectors import Vectors, open_vectors
 
 FACTS = ["key", "uri", "width", "height", "label", "prediction", "probability"]
@@ -68,7 +67,7 @@ def points(out: Path, embedding: str, projection: str, neighbors: str) -> Points
     found = grid(np.stack([facts["projection_x"].to_numpy(), facts["projection_y"].to_numpy()], 1))
     facts = facts.append_column("grid_row", pa.array(found.row)).append_column("grid_column", pa.array(found.column))
     facts = _with_neighbors(facts, near.table())
-    return Points(vectors, mapped, near, facts, found, left_out(vectors), placed)
+    return Points(vectors, mapped, near, facts, found, vectors.failed(), placed)
 
 
 def _with_neighbors(facts: pa.Table, near: pa.Table) -> pa.Table:
@@ -95,12 +94,3 @@ def _numbered(lists: pa.ChunkedArray, keys: pa.Array) -> tuple[pa.ListArray, pa.
     counts = np.bincount(owner[kept.to_numpy(zero_copy_only=False)], minlength=len(array))
     offsets = np.concatenate([[0], counts.cumsum()]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), found.drop_null()), kept
-
-
-def left_out(vectors: Vectors) -> pa.Table:
-    """Return key, status and error of the rows that have no embedding."""
-    names = ["key", "status", "error"]
-    failed = [commit for commit in vectors.commits.values() if commit.failed]
-    tables = [read_shard(vectors.folder / "shards", commit, names).select(names) for commit in failed]
-    schema = pa.schema([(name, pa.string()) for name in names])
-    return pa.concat_tables([schema.empty_table(), *(one.filter(pc.not_equal(one["status"], "ok")) for one in tables)])
