@@ -31,7 +31,20 @@ WITH = (
 UNEXPECTED, USAGE, FAILED_INPUTS, REFUSED, INTERRUPTED = 1, 2, 3, 4, 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Commands(click.Group):
+    """Commands of which those in modules of their own are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        made: click.Command = import_module(f".{COMMANDS[cmd_name]}", __package__).command()
+        return made
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="afterimage")
 def app() -> None:
     """Show what convolutional networks have learned, for one picture or ten million.
@@ -45,8 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     for found in methods().values():
         app.add_command(command_of(found))
-    for module in COMMANDS.values():
-        app.add_command(import_module(f".{module}", __package__).command())
     # As `python -m` does: package.module:function is looked for here too, and in the workers, which inherit the path.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
