@@ -32,7 +32,7 @@ from .sound import Sound, sound, told
 
 NAME = "neighbors"
 EXACT_UP_TO = 200_000
-"""Images up to which every pair is looked at: minutes on two cores, growing with the square."""
+"""Images up to which every pair is looked at; the time grows with the square."""
 
 
 @dataclass(frozen=True)

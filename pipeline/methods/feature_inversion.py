@@ -6,7 +6,7 @@ T shifts by some pixels, drawn anew at each step; s is the layer's stride, the s
 its positions.
 
 Mahendran, Vedaldi, Understanding deep image representations by inverting them, 2015 (arXiv:1412.0035), section 2; T:
-Visualizing deep convolutional neural networks using natural pre-images, 2016 (arXiv:1512.02017), section 3.3.
+Visualizing deep convolutional neural networks using natural pre-images, 2016 (arXiv:1512.02017).
 """
 
 import math
@@ -53,7 +53,7 @@ class FeatureInversion:
     tv: float = option(0.3, "λ_β, weight of total variation per pixel, times the square of the layer's stride")
     tv_beta: float = option(2.0, "β of total variation")
     alpha: float = option(0.1, "λ_α, weight of the 6-norm about grey, per pixel")
-    # A quarter of the stride in the paper, which costs the finer layers more than it gains.
+    # More would cost the finer layers more than it gains.
     jitter: int | None = option(
         None, "pixels by which the picture shifts; default: an eighth of the stride, 0 for lbfgs"
     )
