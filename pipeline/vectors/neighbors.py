@@ -33,8 +33,8 @@ class Neighbors(NamedTuple):
 def neighbors(base: Tensor, count: int, metric: Metric = "l2", queries: Tensor | None = None) -> Neighbors:
     """Return the nearest of vectors (N, D): of each query (Q, D), or of each of themselves but itself.
 
-    All are finite, and for `cosine`, whose distance is 1 − cos, not zero. There have to be `count` others. What is kept
-    in memory is the vectors in float32 and as much again, whatever the number of pairs.
+    All are finite, and for `cosine`, whose distance is 1 − cos, not zero. There have to be `count` others. No block of
+    pairs is kept beyond its turn.
     """
     others = len(base) - (queries is None)
     if not 0 < count <= others:
