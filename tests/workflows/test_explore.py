@@ -235,6 +235,16 @@ def shown(tab: Any) -> Any:
     return tab
 
 
+def settled(tab: Any, fits: Callable[[str], bool]) -> None:
+    """Wait until the panel's heading fits; the page's policy forbids Playwright's own waiting for an expression."""
+    heading = tab.locator("#panel h2")
+    for _ in range(300):
+        if fits(heading.text_content()):
+            return
+        tab.wait_for_timeout(100)
+    raise AssertionError(heading.text_content())
+
+
 def pixels(tab: Any) -> np.ndarray:
     """Return what the map's stage shows."""
     return np.asarray(Image.open(io.BytesIO(tab.locator("#stage").screenshot())).convert("RGB"), np.int16)
@@ -264,9 +274,7 @@ def test_in_chromium_the_map_pans_zooms_and_tells_of_a_click(made: Path, opened:
     assert [float(one) for one in told] == pytest.approx(row["neighbors"]["distances"], rel=6e-3)  # three digits
     assert panel.locator(".job img").count() == 2
     panel.locator("ol.near button").nth(1).click()
-    tab.wait_for_function(
-        f"document.querySelector('#panel h2').textContent === {json.dumps(keys()[row['neighbors']['ids'][1]])}"
-    )
+    settled(tab, lambda name: name == keys()[row["neighbors"]["ids"][1]])
     assert panel.locator("img").evaluate_all("all => all.every(one => one.complete && one.naturalWidth > 0)")
     tab.mouse.move(600, 400)
     tab.mouse.wheel(0, -500)
@@ -317,7 +325,7 @@ def test_in_chromium_keys_do_all(made: Path, opened: Callable[[Path], Any]) -> N
     first = place[tab.locator("#panel h2").text_content()]
     name = tab.locator("#panel h2").text_content()
     tab.keyboard.press("ArrowLeft")
-    tab.wait_for_function(f"document.querySelector('#panel h2').textContent !== {json.dumps(name)}")
+    settled(tab, lambda other: other != name)
     assert place[tab.locator("#panel h2").text_content()] == (first[0], first[1] - 1)
     tab.keyboard.press("Escape")
     tab.locator("#panel").wait_for(state="hidden")
