@@ -114,6 +114,16 @@ struct alignas(64) Vector {
     float lanes[cpu::lanes];
 };
 
+// Fetches what the next row will need while this one is computed from the first-level cache.
+template <class T>
+void prefetch(const T* row, T* gradient, std::int64_t length) {
+    constexpr std::int64_t line = 64 / sizeof(T), most = 128 * line;
+    for (std::int64_t j = 0; j < std::min(length, most); j += line) {
+        __builtin_prefetch(row + j);
+        if (gradient) __builtin_prefetch(gradient + j, 1);
+    }
+}
+
 // Sums one tile; the row above it is computed again for what it sends down.
 template <class T>
 double sum(const Problem<T>& problem, std::int64_t index) {
@@ -130,6 +140,9 @@ double sum(const Problem<T>& problem, std::int64_t index) {
         const bool last = i + 1 == planes.height, outside = i < top;
         const T* here = problem.images + at;
         T* gradient = problem.gradient && !outside ? problem.gradient + at : nullptr;
+        if (i + 2 < std::min(planes.height, bottom + 1))
+            prefetch(problem.images + at + 2 * planes.length, gradient ? gradient + planes.length : nullptr,
+                     planes.length);
         problem.kernel({here, last ? here : here + planes.length, gradient, down, down + whole, planes.length,
                         planes.step, last, problem.eps, problem.exponent, sums});
         if (outside) std::fill_n(sums, lanes, 0.0);
