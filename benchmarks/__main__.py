@@ -20,7 +20,7 @@ from benchmarks.record import record
 from benchmarks.report import machine, summary, table
 from benchmarks.row import Row
 
-SOURCES = ("ops", "methods", "optimization", "vectors", "embeddings", "explore", "datasets")
+SOURCES = ("ops", "methods", "optimization", "vectors", "embeddings", "explore", "stylize", "datasets")
 """Modules of this package with a function ``rows(quick: bool) -> Iterable[Row]``."""
 
 

@@ -37,12 +37,13 @@ def row(
         device=device,
         warmup=0,
         min_seconds=0.0,
-        blocked=_blocked(device, bf16),
+        blocked=blocked(device, bf16),
         **{"repeat": 3, **options},
     )
 
 
-def _blocked(device: Device, bf16: bool) -> str | None:
+def blocked(device: Device, bf16: bool) -> str | None:
+    """Return why rows cannot run here: no GPU, or no bfloat16 arithmetic where that is asked for."""
     if device == "cuda":
         return None if torch.cuda.is_available() else "no NVIDIA GPU: torch.cuda.is_available() is False"
     if bf16 and not {"avx512_bf16", "amx_bf16"} & set(instruction_sets()):
