@@ -14,6 +14,7 @@ COMMANDS = {
     "neighbors": "neighborhood",
     "neurons": "neuron_patches",
     "project": "projection",
+    "style-train": "style_training",
     "universal-patch": "universal_patch",
 }
 """Verbs that are no method's run, by the module that has their `command`."""
