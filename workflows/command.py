@@ -15,6 +15,7 @@ COMMANDS = {
     "neurons": "neuron_patches",
     "project": "projection",
     "style-export": "style_exporting",
+    "style-train": "style_training",
     "universal-patch": "universal_patch",
 }
 """Verbs that are no method's run, by the module that has their `command`."""

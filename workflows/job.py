@@ -146,7 +146,8 @@ def record(folder: Path, job: Job, manifest_sha256: str, extending: bool) -> Non
     }
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
-        _refuse_other(folder, there["config"], config)
+        advice = "repeat those, or use --name NAME for a second run, or --mode overwrite"
+        refuse_other(folder, there["config"], config, advice)
         if there["manifest_sha256"] == manifest_sha256:
             return
         if not extending:
@@ -154,15 +155,13 @@ def record(folder: Path, job: Job, manifest_sha256: str, extending: bool) -> Non
     write_json(path, run)
 
 
-def _refuse_other(folder: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
+def refuse_other(folder: Path, there: dict[str, Any], now: dict[str, Any], advice: str) -> None:
+    """Raise `RefusedError` with the difference where what is in a folder was made with other settings."""
     before, after = _flat(there), _flat(now)
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     if names:
         changes = "; ".join(f"{name} was {before.get(name)!r}, now {after.get(name)!r}" for name in names)
-        raise RefusedError(
-            f"{folder} holds a run with other settings: {changes}; "
-            "repeat those, or use --name NAME for a second run, or --mode overwrite"
-        )
+        raise RefusedError(f"{folder} holds a run with other settings: {changes}; {advice}")
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
