@@ -72,6 +72,8 @@ Progress = Callable[[int, int], None]
 PICTURES = ("images", "content")
 NAMED_PICTURES = ("style", "style_mask", "guide", "mask", "start", "patch")
 Fit = Literal["preset", "squash", "pad", "inside", "none"]
+Family = Literal["classifier", "style"]
+"""What kind of network a method looks into or paints with."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,17 @@ class Option:
 class Defaults:
     """What a method's runs default to: a network's name, a second name for `--model`, and how pictures become input.
 
-    `size` is the side to which `fit` "inside" brings a picture's longer one.
+    `size` is the side to which `fit` "inside" brings a picture's longer one. `family` is the kind of network that the
+    method takes, and `photos` says that its pictures are the inputs' own, of their size: they go out as files like
+    those that came in.
     """
 
     network: str = "resnet50"
     network_flag: str | None = None
     fit: Fit = "preset"
     size: int | None = None
+    family: Family = "classifier"
+    photos: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,6 +198,8 @@ def register(
     network_flag: str | None = None,
     fit: Fit = "preset",
     size: int | None = None,
+    family: Family = "classifier",
+    photos: bool = False,
 ) -> Any:
     """Make a class a method: a frozen dataclass whose options are checked, under `verb` or its module's name.
 
@@ -233,7 +241,7 @@ def register(
             raise TypeError(f"{cls.__qualname__}: expected option(default, help) for {', '.join(undocumented)}")
         inputs = tuple(inspect.signature(method.__call__).parameters)[2:]
         _same_parameters(method, "check")
-        defaults = Defaults(network, network_flag, fit, size)
+        defaults = Defaults(network, network_flag, fit, size, family, photos)
         _registered[name] = Method(name, method, inputs, _result(method), _details(method), defaults)
         return method
 

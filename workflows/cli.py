@@ -175,12 +175,13 @@ def list_methods() -> None:
 def list_layers(model: str, weights: str, crop: str | None) -> None:
     """List a model's layers: names, shapes, receptive fields, parameters."""
     from afterimage.models.layers import layers
+    from afterimage.models.style.source import style_file
     from afterimage.models.zoo import load_model
 
     from .settings import sides
     from .tables import layer_table
 
-    given = "DEFAULT" if model == "demo" or model.endswith(".pt2") else weights
+    given = "DEFAULT" if model == "demo" or model.endswith(".pt2") or style_file(model) else weights
     network = load_model(model, weights=given, crop=sides(crop))
     print(layer_table(layers(network, network.preset.size)))
 

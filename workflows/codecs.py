@@ -1,8 +1,8 @@
-"""Readers by format: `(data, max_pixels) -> uint8 (H, W, 3)`, each checks the size in the header before it decodes.
+"""Readers by format: `(data, max_pixels) -> Decoded`, each checks the size in the header before it decodes.
 
 JPEG is decoded strictly by libjpeg-turbo: a warning of the decoder is an error here. PNG is taken apart chunk by chunk
 (checksums, and only the chunks that make up the first picture) and decoded by libpng; everything else is read by
-Pillow's plugin for its format.
+Pillow's plugin for its format, HEIC by that of pillow-heif.
 """
 
 import io
@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -32,6 +32,15 @@ from PIL import (
 from .color import Pixels, eight_bits, is_srgb, orientation, over_white, srgb, upright
 
 MAX_PIXELS = 2**27
+
+
+class Decoded(NamedTuple):
+    """An upright picture over white, uint8 (H, W, 3), its alpha (H, W) where it has one, and its EXIF as it came."""
+
+    pixels: Pixels
+    alpha: Pixels | None = None
+    exif: bytes = b""
+
 
 Status = Literal["missing", "unreadable", "unsupported", "decode_failed", "too_large"]
 
@@ -101,12 +110,12 @@ def _jpeg_marker(data: bytes, position: int) -> tuple[int, int]:
     return marker, length
 
 
-def _jpeg(data: bytes, max_pixels: int) -> Pixels:
+def _jpeg(data: bytes, max_pixels: int) -> Decoded:
     header = _jpeg_header(data)
     if header.precision not in (0, 8):
         raise ImageError("unsupported", f"JPEG of {header.precision} bits per sample; expected 8")
     _check_size(header.width, header.height, max_pixels)
-    return upright(_jpeg_pixels(data, header), orientation(header.exif))
+    return Decoded(upright(_jpeg_pixels(data, header), orientation(header.exif)), None, header.exif)
 
 
 def _jpeg_pixels(data: bytes, header: _JpegHeader) -> Pixels:
@@ -142,11 +151,17 @@ def _jpeg_samples(data: bytes, mode: str) -> Pixels:
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def _png(data: bytes, max_pixels: int) -> Pixels:
+def _png(data: bytes, max_pixels: int) -> Decoded:
     chunks = _png_chunks(data, max_pixels)
     samples = _png_samples(chunks)
     image = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
-    return upright(over_white(image, _png_profile(chunks.get(b"iCCP", b""))), orientation(chunks.get(b"eXIf", b"")))
+    return _decoded(image, _png_profile(chunks.get(b"iCCP", b"")), chunks.get(b"eXIf", b""))
+
+
+def _decoded(image: Image.Image, profile: bytes, exif: bytes) -> Decoded:
+    pixels, alpha = over_white(image, profile)
+    turned = orientation(exif)
+    return Decoded(upright(pixels, turned), None if alpha is None else upright(alpha, turned), exif)
 
 
 def _png_samples(chunks: dict[bytes, bytes]) -> Pixels:
@@ -219,7 +234,7 @@ _Plugin = Callable[[io.BytesIO], ImageFile.ImageFile]
 _LIMIT_LOCK = threading.Lock()
 
 
-def _pillow(data: bytes, max_pixels: int, plugin: _Plugin) -> Pixels:
+def _pillow(data: bytes, max_pixels: int, plugin: _Plugin) -> Decoded:
     try:
         return _load(data, max_pixels, plugin)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -233,16 +248,51 @@ def _pillow(data: bytes, max_pixels: int, plugin: _Plugin) -> Pixels:
                 Image.MAX_IMAGE_PIXELS = limit
 
 
-def _load(data: bytes, max_pixels: int, plugin: _Plugin) -> Pixels:
+def _load(data: bytes, max_pixels: int, plugin: _Plugin) -> Decoded:
     # the plugin itself instead of Image.open: no other format is tried, and no limit but ours is applied to the size
     image: Image.Image = plugin(io.BytesIO(data))
     _check_size(image.width, image.height, max_pixels)
     image.load()
     profile, exif = image.info.get("icc_profile") or b"", image.info.get("exif") or b""
+    if plugin is TiffImagePlugin.TiffImageFile:
+        exif = _tiff_exif(image)
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(_scaled(np.asarray(image)))
-    # Pillow turns TIFF itself while it loads, and leaves no EXIF in `info`
-    return upright(over_white(image, profile), orientation(exif))
+    return _decoded(image, profile, exif)
+
+
+def _tiff_exif(image: Image.Image) -> bytes:
+    """Return what a TIFF file, which is its own EXIF, says of the photograph, but for the picture's description.
+
+    It says nothing of the orientation: Pillow has turned the picture itself while it loaded.
+    """
+    found, own = image.getexif(), Image.Exif()
+    for tag in (*EXIF_TAGS, *EXIF_FOLDERS):
+        if tag in found:
+            own[tag] = found.get_ifd(tag) if tag in EXIF_FOLDERS else found[tag]
+    try:
+        return own.tobytes()
+    except Exception:  # tags of types that they do not have: as good as none
+        return b""
+
+
+EXIF_TAGS, EXIF_FOLDERS = (0x0132,), (0x8769, 0x8825)
+"""Date and time; the folders of the camera's settings and of the location."""
+
+
+def _heif(data: bytes, max_pixels: int) -> Decoded:
+    # Its plugin has turned the picture already, as the container asks, and says so in the EXIF.
+    return _pillow(data, max_pixels, heif_plugin())
+
+
+def heif_plugin() -> Any:
+    """Return Pillow's plugin for HEIC; raise `ImageError` with what to install where it is absent."""
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        hint = "HEIC needs the package pillow-heif; install it with pip install 'afterimage[heif]'"
+        raise ImageError("unsupported", hint) from error
+    return HeifImageFile
 
 
 def _scaled(samples: NDArray[np.generic]) -> Pixels:
@@ -257,7 +307,7 @@ def _scaled(samples: NDArray[np.generic]) -> Pixels:
     return np.rint(values * (255 / top)).astype(np.uint8)
 
 
-READERS: dict[str, Callable[[bytes, int], Pixels]] = {
+READERS: dict[str, Callable[[bytes, int], Decoded]] = {
     "JPEG": _jpeg,
     "PNG": _png,
     "GIF": partial(_pillow, plugin=GifImagePlugin.GifImageFile),
@@ -265,5 +315,6 @@ READERS: dict[str, Callable[[bytes, int], Pixels]] = {
     "BMP": partial(_pillow, plugin=BmpImagePlugin.BmpImageFile),
     "TIFF": partial(_pillow, plugin=TiffImagePlugin.TiffImageFile),
     "AVIF": partial(_pillow, plugin=AvifImagePlugin.AvifImageFile),
+    "HEIC": _heif,
     "PNM": partial(_pillow, plugin=PpmImagePlugin.PpmImageFile),
 }

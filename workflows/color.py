@@ -1,4 +1,4 @@
-"""Color and orientation of a decoded picture: to upright 8-bit sRGB without alpha.
+"""Color and orientation of a decoded picture: to upright 8-bit sRGB, its alpha apart.
 
 An embedded profile is applied relative to the white point; a broken one, or one for other channels than the picture's,
 is as good as none: the picture counts as sRGB.
@@ -24,8 +24,8 @@ def eight_bits(samples: NDArray[np.integer]) -> Pixels:
     return np.ascontiguousarray(eight)
 
 
-def over_white(image: Image.Image, profile: bytes) -> Pixels:
-    """Return sRGB (H, W, 3), transparent parts white: round((a c + (255 - a) 255) / 255)."""
+def over_white(image: Image.Image, profile: bytes) -> tuple[Pixels, Pixels | None]:
+    """Return sRGB (H, W, 3), transparent parts white: round((a c + (255 - a) 255) / 255), and the alpha (H, W)."""
     alpha = None
     if image.has_transparency_data:
         image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
@@ -35,10 +35,17 @@ def over_white(image: Image.Image, profile: bytes) -> Pixels:
         image = image.convert("L" if image.mode == "1" else "RGB")
     pixels = srgb(image, profile)
     if alpha is None:
-        return pixels
+        return pixels, None
     canvas = Image.new("RGB", image.size, "white")
     canvas.paste(Image.fromarray(pixels), mask=alpha)
-    return np.array(canvas)
+    return np.array(canvas), np.array(alpha)
+
+
+def not_over_white(pixels: Pixels, alpha: Pixels) -> Pixels:
+    """Return the colors that give `pixels` (H, W, 3) over white, as near as they can: `over_white` undone."""
+    opacity = np.maximum(alpha, 1).astype(np.int32)[..., None]
+    colors = 255 - ((255 - pixels.astype(np.int32)) * 255 + opacity // 2) // opacity
+    return np.where(alpha[..., None] == 255, pixels, colors.clip(0, 255)).astype(np.uint8)
 
 
 def srgb(image: Image.Image, profile: bytes) -> Pixels:
@@ -100,9 +107,9 @@ def orientation(exif: bytes) -> int:
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Return (H, W, 3) turned and mirrored as EXIF's `orientation` 1–8 asks for."""
+    """Return (H, W, …) turned and mirrored as EXIF's `orientation` 1–8 asks for."""
     if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
+        pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):

@@ -12,14 +12,14 @@ from typing import NoReturn
 
 from PIL import Image
 
-from .codecs import MAX_PIXELS, READERS, ImageError
+from .codecs import MAX_PIXELS, READERS, Decoded, ImageError, heif_plugin
 from .color import Pixels
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "ImageError", "decode", "read", "size_of"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "Decoded", "ImageError", "decode", "decode_photo", "read", "size_of"]
 
 MAX_BYTES = 2**30
-FORMATS = [*(name for name in READERS if name != "PNM"), "PPM"]
-"""The readers' names as Pillow has them."""
+FORMATS = [*(name for name in READERS if name not in ("PNM", "HEIC")), "PPM"]
+"""The readers' names as Pillow has them, of its own plugins."""
 
 
 def read(path: bytes | str) -> bytes:
@@ -47,7 +47,9 @@ def size_of(path: bytes) -> tuple[int, int] | None:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return None
-            with Image.open(file, formats=FORMATS) as image:
+            head = file.read(64)
+            file.seek(0)
+            with heif_plugin()(file) if _is_heic(head) else Image.open(file, formats=FORMATS) as image:
                 turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
                 return image.size if turned else image.size[::-1]
     except Exception:  # whatever is wrong with the file, its row will tell
@@ -77,6 +79,11 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
     Raises:
         ImageError: `unsupported` (no allowed format), `too_large` (more than `max_pixels`), `decode_failed`.
     """
+    return decode_photo(data, max_pixels).pixels
+
+
+def decode_photo(data: bytes, max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Return the picture in `data` as `decode` does, with its alpha and its EXIF."""
     if not data:
         raise ImageError("decode_failed", "the file is empty")
     name = _format(data)
@@ -127,9 +134,18 @@ def _format(data: bytes) -> str:
         return "BMP"
     if head[4:8] == b"ftyp" and (b"avif" in head[8:] or b"avis" in head[8:]):
         return "AVIF"
+    if _is_heic(head):
+        return "HEIC"
     if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in (b" ", b"\t", b"\r", b"\n", b"#"):
         return "PNM"
     raise ImageError("unsupported", f"{_guess(data)}; expected one of {', '.join(READERS)}")
+
+
+def _is_heic(head: bytes) -> bool:
+    """Tell whether a container names one of HEIC's brands, and none of AVIF's."""
+    brands = head[8 : int.from_bytes(head[:4])] if head[4:8] == b"ftyp" else b""
+    named = {brands[place : place + 4] for place in range(0, len(brands), 4)}
+    return bool(named & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}) and not named & {b"avif", b"avis"}
 
 
 def _guess(data: bytes) -> str:

@@ -21,6 +21,7 @@ from afterimage.registry import Kind, Method, method
 from .files import write_json
 from .geometry import Geometry
 from .named import NamedPicture
+from .photos import PhotoFiles
 from .rows import Keep
 
 Precision = Literal["fp32", "bf16"]
@@ -84,6 +85,7 @@ class Job:
     seed: int = 0
     named: tuple[NamedPicture, ...] = ()
     width: int = 0
+    photos: PhotoFiles | None = None
 
     @property
     def result(self) -> Kind:
@@ -107,6 +109,8 @@ class Job:
         config["model"]["categories"] = sha256_of(config.pop("categories"))
         named = [{"name": one.name, "sha256": one.sha256, "weight": one.weight} for one in self.named]
         del config["named"], config["seed"]
+        if self.photos is None:
+            del config["photos"]
         seed = {"seed": self.seed} if "seeds" in self.method.inputs else {}
         return config | seed | ({"named": named} if named else {})
 

@@ -20,7 +20,7 @@ from afterimage.errors import UsageError
 
 from .files import write_whole
 
-SUFFIXES = tuple(b".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .tif .tiff .avif .ppm .pgm .pbm .pnm".split())
+SUFFIXES = tuple(b".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .tif .tiff .avif .heic .heif .hif .ppm .pgm .pbm .pnm".split())
 LISTS = (b".txt", b".lst", b".list")
 SCHEMA = pa.schema(
     [

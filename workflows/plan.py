@@ -16,6 +16,7 @@ from torch import nn
 
 from afterimage.errors import UsageError
 from afterimage.models.network import Network, Preset, class_index, digest
+from afterimage.models.style.source import style_file
 from afterimage.models.zoo import load_model, pending_download
 from afterimage.registry import Method, uses_network
 
@@ -25,9 +26,10 @@ from .inputs import Inputs, Say, check_out, inputs_of, scanned
 from .job import GIVEN, HANDED_OVER, NO_NETWORK, Job, ModelSource, hand_over, resolved_device, resolved_precision
 from .labels import labels_by_class
 from .named import NamedPicture, named_pictures
+from .photos import PhotoFiles
 from .picture_names import picture_names
-from .probe import check_inputs, tried
-from .rows import predicted_size
+from .probe import check_inputs, pixels_in, tried
+from .rows import drawn_size, predicted_size
 from .settings import Settings
 from .shards import committed
 from .subjects import subjects
@@ -67,7 +69,8 @@ class Plan:
         parts = manifest.shards(self.table)
         names: Mapping[str, bytes] = {}
         if self.job.method.makes_images and self.generations:
-            names = picture_names(part["key"].to_pylist() for part in self.inputs.parts)
+            keys = (part["key"].to_pylist() for part in self.inputs.parts)
+            names = picture_names(keys) if self.job.photos is None else picture_names(keys, self.job.photos.end)
         plans = [self, *beside]
         for shard in sorted({shard for plan in plans for shard in plan.generations}):
             items = manifest.items_of(parts[shard])
@@ -124,7 +127,9 @@ def _divided(job: Job, network: Network | None, settings: Settings, found: Input
     divides = found.first and settings.shard_size is None
     if job.method.makes_images:
         if divides:
-            size = manifest.default_shard_size(len(found.table), step=job.batch_size)
+            # photographs take a moment each: enough of them to decode ahead of the network and encode behind it
+            step = max(4, job.batch_size) if job.photos else job.batch_size
+            size = manifest.default_shard_size(len(found.table), step)
             found = found.divided(min(max(SLOW_SHARD, job.batch_size), size))
     elif network is not None:
         found_out = tried(job, network)
@@ -187,10 +192,20 @@ def _plan(job: Job, settings: Settings, folder: Path, found: Inputs, loaded: Loa
     for number, commit in shards.items():
         if number not in generations:
             done.update(commit.statuses)
-    count = sum(len(part) for number, part in parts.items() if number in generations)
-    size = count * predicted_size(job.result, job.keep, job.geometry.size, job.heatmap_size, job.method.details)
+    size = _size(job, [part for number, part in parts.items() if number in generations])
     check_disk(folder.parent, size)
     return Plan(folder, job, found, dict(sorted(generations.items())), done, size, loaded)
+
+
+def _size(job: Job, parts: Sequence[pa.Table]) -> int:
+    """Return about how many bytes the rows and pictures of these shards take."""
+    table, geometry = job.method.details, job.geometry
+    if job.photos is None:
+        return sum(map(len, parts)) * predicted_size(job.result, job.keep, geometry.size, job.heatmap_size, table)
+    items = manifest.items_of(pa.concat_tables(parts)) if parts else []
+    pixels = pixels_in(items)
+    files = sum(job.photos.predicted(item.key.encode(), pixels) for item in items)
+    return round(files) + len(items) * drawn_size(pixels, job.keep)
 
 
 def _job(
@@ -222,7 +237,12 @@ def _job(
         classes=labels_by_class(labels, categories or _numbers(labels)),
         seed=settings.seed,
         named=pictures,
+        photos=_photos(method, settings),
     )
+
+
+def _photos(method: Method, settings: Settings) -> PhotoFiles | None:
+    return PhotoFiles(settings.format, settings.quality, settings.keep_location) if method.defaults.photos else None
 
 
 def _geometry(method: Method, settings: Settings, preset: Preset | None) -> Geometry:
@@ -300,6 +320,8 @@ def _loaded(method: Method, settings: Settings, say: Say) -> Loaded:
         source = ModelSource(HANDED_OVER, digest=sha256)
         return Loaded(source, source.load().cpu(), pickled)
     name = settings.model or method.defaults.network
+    if method.defaults.family == "classifier" and style_file(name):
+        raise UsageError(f"{name} is a style network, which paints; {method.verb} looks into classifiers: --model resnet50")
     if download := pending_download(name, settings.weights):
         say(f"downloading the weights of {name}, {download[1] / 1e6:.0f} MB, from {download[0]}")
     source = ModelSource(name, **given)

@@ -23,6 +23,8 @@ MANY = 16
 """A method that shows a network more pictures than this for each image is slow."""
 LOOKED_AT = 1000
 """How many pictures' headers are read to learn the size of the largest."""
+HEADERS = 100
+"""About how many are read to learn their mean size."""
 KNOWN = {*PICTURES, *NAMED_PICTURES, "target", "seeds", "progress", "weights"}
 
 
@@ -99,6 +101,13 @@ def _sizes(job: Job, items: Sequence[Item]) -> Mapping[str, tuple[int, int]]:
     looked_at = items if masked else items[:LOOKED_AT] if job.geometry.varies else []
     found = {item.key: size_of(path_of(item.uri)) for item in looked_at}
     return {key: size for key, size in found.items() if size is not None}
+
+
+def pixels_in(items: Sequence[Item]) -> float:
+    """Return how many pixels a picture has on average, as the headers of some say; a megapixel where none does."""
+    found = [size_of(path_of(item.uri)) for item in items[:: max(1, len(items) // HEADERS)]]
+    counts = [height * width for height, width in filter(None, found)]
+    return sum(counts) / len(counts) if counts else 2.0**20
 
 
 def _largest(geometry: Geometry, sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int]:

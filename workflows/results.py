@@ -13,6 +13,7 @@ from afterimage.drawing import draw
 from afterimage.registry import Detail, Kind
 
 from .calls import Explained, Pixels, Slot, targets
+from .codecs import ImageError
 from .details import cells, finite
 from .job import Job
 from .rows import DRAWN, Row, halved
@@ -156,8 +157,13 @@ def _keep_images(
 ) -> None:
     """Write the pictures that a method made, and put into the rows where they are and how they look."""
     for row, picture, one in done:
-        made = levels(one.result)
-        row.file, row.file_sha256 = staging.add(names[row.key], png(made))
+        made, name = levels(one.result), names[row.key]
+        try:
+            data = png(made) if job.photos is None or row.photo is None else job.photos.encoded(name, made, row.photo)
+        except ImageError as error:
+            row.fail(error.status, error.message)
+            continue
+        row.file, row.file_sha256 = staging.add(name, data)
         row.file_height, row.file_width = made.shape[:2]
         if job.keep == "all":
             row.pictures["drawing"] = jpeg(bounded(made))

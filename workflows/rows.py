@@ -14,6 +14,7 @@ from afterimage.errors import UsageError
 from afterimage.registry import MAPS, Detail, Kind
 
 from . import details as own
+from .codecs import Decoded
 from .details import PICTURE
 
 Keep = Literal["none", "heatmap", "all"]
@@ -70,7 +71,10 @@ class Half(NamedTuple):
 
 @dataclass
 class Row:
-    """One input's row as it fills up; pictures are encoded bytes, `details` the method's own cells by column."""
+    """One input's row as it fills up; pictures are encoded bytes, `details` the method's own cells by column.
+
+    `photo` is the input as it was decoded, until the file made of it is written.
+    """
 
     key: str
     uri: str
@@ -94,6 +98,7 @@ class Row:
     file_height: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, bytes] = field(default_factory=dict)
+    photo: Decoded | None = None
 
     def fail(self, status: str, error: str) -> None:
         """Give the row a status other than ok and its reason, in one line."""
@@ -235,6 +240,11 @@ def parquet_options(kind: Kind, keep: Keep, details: Sequence[Detail] = ()) -> d
     return options
 
 
+def drawn_size(pixels: float, keep: Keep) -> int:
+    """Return about how many bytes the two JPEGs of bounded size take that show a made picture and its input."""
+    return round(min(pixels, DRAWN**2) * 0.9) if keep == "all" else 0
+
+
 def predicted_size(
     kind: Kind, keep: Keep, size: tuple[int, int], side: int | None, details: Sequence[Detail] = ()
 ) -> int:
@@ -246,9 +256,8 @@ def predicted_size(
         heatmap = kind.width * np.dtype(kind.dtype).itemsize
     # As measured on photographs: half a byte per pixel and JPEG at the quality used, noise-like drawings more.
     drawn = round(pixels * (1.2 if kind.name in MAPS else 0.4)) if keep == "all" else 0
-    if kind.name == "image":  # a PNG of what an optimization painted hardly shrinks; two JPEGs of bounded size
-        heatmap = round(pixels * 2.4)
-        drawn = round(min(pixels, DRAWN**2) * 0.9) if keep == "all" else 0
+    if kind.name == "image":  # a PNG of what an optimization painted hardly shrinks
+        heatmap, drawn = round(pixels * 2.4), drawn_size(pixels, keep)
     kinds = Counter(detail.kind.name for detail in details)
     own = 20 * kinds["values"] + 60 * kinds["boxes"] + (kinds["class_grid"] and keep != "none") * 400
     own += 1000 * kinds["curve"] + 10 * kinds["class"]

@@ -11,6 +11,7 @@ from afterimage.registry import Fit, Method, Option, check_options, option, opti
 
 from .decode import MAX_PIXELS
 from .named import SEVERAL, WEIGHTED
+from .photos import Format
 from .rows import Keep
 
 Mode = Literal["incremental", "overwrite", "extend"]
@@ -46,6 +47,11 @@ class Settings:
     target: str | int = option("predicted", "class to explain: predicted, label, a class's name or its index")
     labels: str | None = option(None, "true labels: folders, FILE.csv:column or FILE.parquet:column")
     keep: Keep = option("all", "what is stored beside the figures: nothing, the maps, or the maps and pictures")
+    format: Format | None = option(
+        None, "format of the files; default: as the input's, JPEG for HEIC and AVIF, PNG for what is written in no other"
+    )
+    quality: int = option(92, "of JPEG and WebP files, 1 to 100")
+    keep_location: bool = option(False, "keep in the files where the photographs were taken, beside when")
     heatmap_size: int | None = option(None, "longer side of the stored maps; default: the network's input")
     limit: int | None = option(None, "only the first N images")
     batch_size: int | None = option(None, "images per model call; default: 4 on a CPU, 64 on a GPU")
@@ -109,9 +115,10 @@ def triple(name: str, value: str | tuple[float, ...] | None) -> tuple[float, ...
 def settings_of(method: Method) -> tuple[Option, ...]:
     """Return the settings that bear on a method's runs, with its defaults in their help; others are not offered."""
     defaults, inputs = method.defaults, method.inputs
-    network = defaults.network if defaults.network == "demo" else f"torchvision's {defaults.network}"
+    packaged = defaults.network == "demo" or defaults.family == "style"
+    network = defaults.network if packaged else f"torchvision's {defaults.network}"
     changed: dict[str, dict[str, Any]] = {
-        "model": {"help": f"{_help('model').rpartition(';')[0]}; without it {network}"},
+        "model": {"help": f"{_models(method)}; without it {network}"},
         "fit": {"default": defaults.fit},
     }
     if not method.makes_maps:
@@ -128,9 +135,20 @@ def settings_of(method: Method) -> tuple[Option, ...]:
         "heatmap_size": not method.makes_maps,
         "target": not method.makes_maps and ("target" not in inputs or method.generates),
         **dict.fromkeys(("labels", "size", "fit", "max_pixels"), method.generates),
+        **dict.fromkeys(("format", "quality", "keep_location"), not defaults.photos),
     }
+    if defaults.photos:
+        idle |= dict.fromkeys(("size", "fit"), True)  # they go out in their own size
+    if defaults.family == "style":
+        idle |= dict.fromkeys(("weights", "categories", "crop", "mean", "std", "labels"), True)
     offered = (one for one in options_of(Settings) if not idle.get(one.name, False))
     return tuple(replace(one, **changed.get(one.name, {})) for one in offered)
+
+
+def _models(method: Method) -> str:
+    if method.defaults.family == "style":
+        return "style network: FILE.onnx, FILE.safetensors, the name of an embedded one or, from Python, a module"
+    return _help("model").rpartition(";")[0]
 
 
 def _help(name: str) -> str:

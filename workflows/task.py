@@ -18,7 +18,7 @@ from afterimage.models.network import Network
 from . import rows as row_table
 from .calls import Explained, Pixels, Slot, explain, groups
 from .clock import Clock
-from .decode import ImageError, decode, read
+from .decode import Decoded, ImageError, decode_photo, read
 from .geometry import fit
 from .job import Job, compute_with, prepared
 from .manifest import Item, path_of
@@ -118,13 +118,16 @@ def _rows(work: _Shard, items: Sequence[Item]) -> list[list[Row]]:
         loading = [[reader.submit(_load, row, work) for row in batch] for batch in batches[:2]]
         writing: list[Future[None]] = []
         for number, batch in enumerate(batches):
-            pixels = [future.result() for future in loading[number]]
+            loaded = [future.result() for future in loading[number]]
+            pixels = [None if one is None else one.pixels for one in loaded]
             if number + 2 < len(batches):
                 loading.append([reader.submit(_load, row, work) for row in batches[number + 2]])
             loading[number] = []
             explained = _explain_batch(work, network, batch, pixels)
             for place, own in enumerate(finished):
-                mine = [replace(row, details={}, pictures={}) for row in batch]
+                photos = loaded if job.photos else [None] * len(batch)
+                both = zip(batch, photos, strict=True)
+                mine = [replace(row, details={}, pictures={}, photo=photo) for row, photo in both]
                 own += mine
                 found = [None if one is None else one[place] for one in explained]
                 writing.append(writer.submit(_finish, work, place, mine, pixels, found))
@@ -138,8 +141,8 @@ def _rows(work: _Shard, items: Sequence[Item]) -> list[list[Row]]:
     return finished
 
 
-def _load(row: Row, work: _Shard) -> Pixels:
-    """Return one image as the network takes it, `(H, W, 3)` uint8, or None after noting in the row what failed."""
+def _load(row: Row, work: _Shard) -> Decoded | None:
+    """Return one image, fitted as the network takes it, or None after noting in the row what failed."""
     if is_subject(row.uri):
         return None
     job, clock = work.job, work.clock
@@ -148,10 +151,10 @@ def _load(row: Row, work: _Shard) -> Pixels:
             data = read(path_of(row.uri))
             row.sha256 = hashlib.sha256(data).hexdigest()
         with clock.stage("decode"):
-            pixels = decode(data, job.max_pixels)
-            row.height, row.width = pixels.shape[:2]
-            fitted, row.crop_box = fit(pixels, job.geometry)
-            return fitted
+            decoded = decode_photo(data, job.max_pixels)
+            row.height, row.width = decoded.pixels.shape[:2]
+            fitted, row.crop_box = fit(decoded.pixels, job.geometry)
+            return decoded._replace(pixels=fitted)
     except ImageError as error:
         row.fail(error.status, error.message)
         return None
@@ -207,3 +210,5 @@ def _finish(
     with work.clock.stage("write"):
         job = work.jobs[place]
         keep(job, finish(job, batch, pixels, explained), work.names, work.stagings[place])
+        for row in batch:
+            row.photo = None

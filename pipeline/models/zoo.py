@@ -7,6 +7,8 @@
 | package.module:function   | what the function returns                                     |
 | FILE.pt2                  | a program saved with torch.export.save                        |
 | timm/NAME                 | a network of the package timm, `pip install afterimage[timm]` |
+| paintings, mosaic         | embedded style networks: pictures in, painted pictures out    |
+| FILE.onnx, FILE.safetensors | a style network's file                                      |
 | a torch.nn.Module         | that module, as it is                                         |
 """
 
@@ -21,6 +23,7 @@ from ..errors import UsageError, nearest
 from . import sources
 from .network import Network, Preset, class_index, digest
 from .sources import Loaded, Weights
+from .style.source import embedded, from_style, style_file
 
 __all__ = ["Network", "Preset", "class_index", "digest", "load_model", "pending_download"]
 
@@ -63,7 +66,7 @@ def pending_download(model: str | nn.Module, weights: str | Path | None = "DEFAU
         from .hub import timm_pending
 
         return timm_pending(name)
-    if model not in sources.torchvision_names():
+    if style_file(model) or model not in sources.torchvision_names():
         return None
     entry = sources.torchvision_weights(model)
     # torchvision counts in units of 1024² bytes
@@ -81,11 +84,14 @@ def _timm_name(model: str) -> str:
 
 
 def _load(model: str | nn.Module, weights: Weights) -> Loaded:
-    if isinstance(model, nn.Module) or model.endswith(".pt2"):
+    style = None if isinstance(model, nn.Module) else style_file(model)
+    if isinstance(model, nn.Module) or style or model.endswith(".pt2"):
         if weights != "DEFAULT":
             name = "a module from Python" if isinstance(model, nn.Module) else model
             raise UsageError(f"{name} brings its own weights: leave weights out, got {str(weights)!r}")
-        return sources.from_module(model) if isinstance(model, nn.Module) else _from_exported(model)
+        if isinstance(model, nn.Module):
+            return sources.from_module(model)
+        return from_style(model, style) if style else _from_exported(model)
     if name := _timm_name(model):
         from .hub import from_timm
 
@@ -108,8 +114,10 @@ def _from_exported(model: str) -> Loaded:
 def _unknown(model: str) -> str:
     if Path(model).suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt"):
         return f"{model!r} is a file of weights: name its network too, as --model resnet50 --weights {model}"
-    near = nearest(model, [*sources.torchvision_names(), "demo"])
-    return f"no network {model!r}{near}; expected a torchvision name, demo, timm/NAME, package.module:function or .pt2"
+    near = nearest(model, [*sources.torchvision_names(), "demo", *embedded()])
+    known = "a torchvision name, demo, timm/NAME, package.module:function, .pt2"
+    styles = ", ".join(embedded()) or "none is here"
+    return f"no network {model!r}{near}; expected {known}, or a style network: FILE.onnx, FILE.safetensors, {styles}"
 
 
 def _preset(

@@ -74,7 +74,7 @@ def test_damage_that_no_decoder_sees_changes_pixels_and_is_ok():
         (b"8BPS\0\1", "Photoshop"),
         (b"\n <!DOCTYPE HTML>", "HTML"),
         (b"<?xml version='1.0'?><svg>", "SVG"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "heic"),
+        (b"\0\0\0\x18ftypqt  \0\0\0\0", "qt"),
         (b"BMW is a car maker", "BMW is"),
         (b"hello", "b'hello'"),
         (b"\x89", "b'\\x89'"),
