@@ -12,8 +12,6 @@ guided Gram matrices: a mask weighs the positions that G_l and Ĝ_l are means ov
 
 import math
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,6 +25,7 @@ from ..images.colors import luminance, matched, with_luminance
 from ..images.grams import Grams, check_maps, grams
 from ..images.memory import batch_for, check_pass
 from ..images.objectives import evaluated
+from ..images.perceptual import Weights, alike, mean, size_of, weighted
 from ..images.projections import clip
 from ..images.scales import Size, coarse_to_fine, pyramid, resized
 from ..images.seeds import noise, seeds_for
@@ -37,8 +36,6 @@ from ..models.stages import content_layer, style_layers
 from ..painting import painted
 from ..registry import Curve, Diverged, Image, Progress, Values, option, register
 
-RANGE = 10.0
-"""Weight of the mean square of how far pixels leave [0, 1] under L-BFGS, over α + β."""
 RATE = 0.02
 """Adam's."""
 
@@ -199,13 +196,11 @@ class StyleTransfer:
         return coarse_to_fine(plan.sizes, begin, paint), terms[-1]
 
     def _loss(self, content: Objective, style: Objective, size: Size) -> Objective:
-        pixels = size[0] * size[1]
-        loss = self.content_weight * content + self.style_weight * style
-        if self.tv:  # not in the paper, which has no term that keeps pixels from going up and down
-            loss += self.tv / pixels * algebra.total_variation(self.tv_beta)
-        if self.optimizer == "lbfgs":  # whose function has to be smooth; Adam's pixels are clipped at each step
-            loss += RANGE * (self.content_weight + self.style_weight) / (3 * pixels) * algebra.beyond()
-        return loss
+        # the total variation is not in the paper, which has no term that keeps pixels from going up and down
+        weights = Weights(self.content_weight, self.style_weight, self.tv, self.tv_beta)
+        terms = weighted(content, style, weights, size)
+        # the function of L-BFGS has to be smooth; Adam's pixels are clipped at each step
+        return terms.smooth if self.optimizer == "lbfgs" else terms.bounded
 
     def _terms(
         self, model: nn.Module, content: Tensor, plan: _Plan, mask: Tensor | None
@@ -217,12 +212,12 @@ class StyleTransfer:
             kept = torch.cat([activations(model, one, [name])[name] for one in content.split(1)])
         # The paper's ½ ‖F − P‖² and ‖G − Ĝ‖² / 4N² depend on the network's scale, so that weights serve one network.
         near = algebra.distance(name, kept, relative) * (1.0 if relative else 0.5)
-        alike = [
-            algebra.style(layer, gram, mask=own, relative=relative)
+        distances = [
+            one
             for region, own in enumerate([None] if mask is None else mask.split(1, 1))
-            for layer, gram in self._targets(model, content, plan, region).items()
+            for one in alike(self._targets(model, content, plan, region), own, relative)
         ]
-        return near, reduce(add, alike) * (1 / len(alike))
+        return near, mean(distances)
 
     def _targets(self, model: nn.Module, content: Tensor, plan: _Plan, region: int) -> dict[str, Tensor]:
         """Return the Gram matrices that a region of each content's picture is to have, `(N, C, C)` by layer."""
@@ -252,9 +247,7 @@ class StyleTransfer:
 
         The paper gives the style the content's size. Its own proportions are kept here: as many pixels, at scale 1.
         """
-        height, width = style.shape[2:]
-        factor = self.style_scale * math.sqrt(pixels / (height * width))
-        return max(1, round(height * factor)), max(1, round(width * factor))
+        return size_of(style, pixels * self.style_scale**2)
 
     def _plan(
         self,
