@@ -69,3 +69,14 @@ def pictures(count: int, side: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, max(2, side // 8), max(2, side // 8), generator=generator)
     return nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
+
+
+def lively(net: nn.Module) -> nn.Module:
+    """Give a style network's normalizations scales and shifts that differ, and its pictures some contrast."""
+    with torch.no_grad():
+        for name, value in net.named_parameters():
+            if ".in" in f".{name}":
+                value.normal_(1.0 if name.endswith("weight") else 0.0, 0.5)
+        net.deconv3.conv2d.weight.mul_(100)
+        net.deconv3.conv2d.bias.fill_(100)
+    return net
