@@ -20,7 +20,9 @@ def net(tmp_path_factory):
 
 def computed(path, images):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    given = {"images": images, "strength": np.ones(1, np.float32), "style_weights": np.float32([[0.25, 0.75]])}
+    count = len(images)
+    weights = np.tile(np.float32([0.25, 0.75]), (count, 1))
+    given = {"images": images, "strength": np.ones(count, np.float32), "style_weights": weights}
     return session.run(["painted"], given)[0]
 
 
