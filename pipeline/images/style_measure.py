@@ -14,7 +14,7 @@ from torch import Tensor
 from ..models.frozen import frozen
 from ..models.style.net import StyleNet
 from .lbfgs import LBFGS
-from .optimize import Glance, minimize
+from .optimize import minimize
 from .optimizers import Adam
 from .perceptual import Perception, Terms
 from .projections import clip
@@ -81,24 +81,17 @@ def worth(
 def optimized(perception: Perception, photograph: Tensor, style: int, optimizer: str, limit: int) -> list[float]:
     """Return the loss of a photograph `(1, 3, H, W)` before the first and after each of `limit` steps, clipped."""
     terms = perception.terms(photograph, torch.tensor([style]))
-    course: list[float] = []
-
-    def watch(glance: Glance) -> None:
-        while len(course) < glance.step:
-            course.append(_value(perception, terms, glance.images()))
-
-    with frozen(perception.model):
-        course.append(_value(perception, terms, photograph))
-    minimize(
+    result = minimize(
         perception.model,
         terms.smooth if optimizer == "lbfgs" else terms.bounded,
         photograph,
         steps=limit,
         optimizer=LBFGS(1.0) if optimizer == "lbfgs" else Adam(RATE),
         projections=() if optimizer == "lbfgs" else (clip(),),
-        watch=watch,
+        snapshot_every=1,
     )
-    return course
+    with frozen(perception.model):
+        return [_value(perception, terms, images) for images in (photograph, *result.snapshots)]
 
 
 @torch.no_grad()
