@@ -1,4 +1,4 @@
-"""Training of style networks from photographs: `afterimage style-train --style starry.jpg --content photos/ net.safetensors`.
+"""Training of style networks: `afterimage style-train --style starry.jpg --content photos/ net.safetensors`.
 
 FILE.safetensors               the network, with its styles' names and how it was made (`StyleNet.about`)
 FILE.training/config.json      what has to be equal for the training to go on
@@ -9,7 +9,7 @@ FILE.training/index.html       the page: learning curves and samples
 
 import json
 import signal
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from afterimage.errors import UsageError
+from afterimage.errors import RefusedError, UsageError
 from afterimage.images.perceptual import Perception, Weights
 from afterimage.images.style_measure import held_out_loss, worth
 from afterimage.images.style_training import Course, Recipe, untrained
@@ -35,7 +35,7 @@ from afterimage.registry import check_options, option, options_of
 from . import manifest
 from .crops import Crops, middle
 from .decode import MAX_PIXELS, ImageError, decode, read
-from .files import digest_file, write_json, write_whole
+from .files import digest_file, locked, write_json, write_whole
 from .job import compute_with, refuse_other, resolved_device, sha256_of, versions
 from .manifest import Item, path_of
 from .pages.training import write_training_page
@@ -57,7 +57,7 @@ class Training:
     held_out: str | None = option(
         None, "photographs to measure on; default: four of the contents, which are not trained on"
     )
-    loss_net: str = option("vgg19", "network that pictures are compared by: torchvision name, demo, timm/NAME, FILE.pt2")
+    loss_net: str = option("vgg19", "network that compares pictures: torchvision name, demo, timm/NAME, FILE.pt2")
     weights: str = option("DEFAULT", "its weights: DEFAULT for the published ones, or a file")
     width: int = option(32, "filters of the first convolution: 32 in the paper, 16 and 8 are smaller and faster")
     steps: int = option(2000, "how many in all")
@@ -83,6 +83,7 @@ class Training:
         for name in ("crop", "style_size", "width", "steps", "batch_size", "compare", "threads"):
             if (value := getattr(self, name)) < least.get(name, 1):
                 raise UsageError(f"{name}: expected {least.get(name, 1)} or above, got {value}")
+        _ = self.recipe, self.loss_weights  # which check what is theirs
 
     @property
     def recipe(self) -> Recipe:
@@ -141,8 +142,15 @@ def train(file: str | Path, say: Say = lambda line: None, **given: Any) -> Train
     cannot be done, and RefusedError where FILE.training holds a training with other settings.
     """
     work = _work(Training(**given), Path(file).absolute(), say)
+    with locked(work.folder / ".lock", wait=False) as alone:
+        if not alone:
+            raise RefusedError(f"{work.folder} is being trained by another process; wait, or name another FILE")
+        return _train(work)
+
+
+def _train(work: _Work) -> Trained:
     _resume(work)
-    began = work.course.done
+    began, say = work.course.done, work.say
     crops = Crops(work.content, work.chosen.crop, work.chosen.batch_size, work.chosen.seed, say)
     watch = _Watch(work, crops)
     with _interruptible() as stopped, crops.ahead(began, work.chosen.steps) as take:
@@ -161,6 +169,7 @@ def _work(chosen: Training, file: Path, say: Say) -> _Work:
     if file.suffix != ".safetensors":
         raise UsageError(f"FILE: expected a name that ends in .safetensors, got {file.name!r}")
     styles = named_styles(chosen.style)
+    pictures = [_picture(path) for path in styles.values()]
     content, held_out = _contents(chosen, say)
     device = resolved_device(chosen.device)
     compute_with(chosen.threads)
@@ -174,7 +183,7 @@ def _work(chosen: Training, file: Path, say: Say) -> _Work:
         "contents_sha256": sha256_of([(item.key, item.size) for item in content]),
         "held_out": list(held_out),
     }
-    pictures = [_picture(path).to(device) for path in styles.values()]
+    pictures = [one.to(device) for one in pictures]
     perception = Perception.of(model.to(device), pictures, chosen.style_size, chosen.loss_weights)
     net = untrained(chosen.width, list(styles), chosen.seed).to(device)
     return _Work(
@@ -186,9 +195,9 @@ def named_styles(text: str) -> dict[str, Path]:
     """Read `a.jpg,NAME=b.jpg` as files by name. Raises UsageError for names that repeat."""
     found: dict[str, Path] = {}
     for part in text.split(","):
-        name, equals, path = part.strip().rpartition("=")
-        file = Path(path if equals and name else part.strip())
-        name = name if equals and name else file.stem
+        name, _, path = part.strip().rpartition("=")
+        file = Path(path)
+        name = name or file.stem
         if name in found:
             raise UsageError(f"style: expected different names, got {name!r} twice; write NAME={file}")
         found[name] = file
@@ -227,6 +236,7 @@ def _contents(chosen: Training, say: Say) -> tuple[list[Item], dict[str, Tensor]
 
 def _resume(work: _Work) -> None:
     """Go on from a checkpoint, if there is one of the same settings; begin else."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = work.folder / "config.json"
@@ -236,7 +246,11 @@ def _resume(work: _Work) -> None:
         refuse_other(work.folder, there, json.loads(json.dumps(work.config)), advice)
     write_json(path, work.config)
     if work.checkpoint.exists():
-        work.course.restore(load_file(work.checkpoint))
+        try:
+            work.course.restore(load_file(work.checkpoint))
+        except (SafetensorError, KeyError, RuntimeError) as error:
+            advice = f"remove {work.folder} to begin anew"
+            raise UsageError(f"{work.checkpoint} cannot be read ({error}); {advice}") from error
         work.say(f"going on after step {work.course.done} of {work.chosen.steps}")
     work.samples = sorted(int(one.stem) for one in (work.folder / "samples").glob("*.png"))
 
@@ -303,6 +317,9 @@ class _Watch:
 def _interruptible() -> Iterator[list[int]]:
     """Give a list that an interrupt is put into; a second one interrupts at once."""
     caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
 
     def catch(number: int, frame: Any) -> None:
         if caught:
@@ -364,7 +381,8 @@ def command() -> click.Command:
         losses = ", ".join(f"{name} {value:.3f}" for name, value in found.about["held_out_loss"].items())
         click.echo(f"{found.file}: held-out loss {losses}")
         for name, one in found.about.get("worth", {}).items():
-            click.echo(f"worth {one['steps']} steps of {name}" if one["steps"] else f"{name}: {one}")
+            steps = f"above {one['limit']}" if one["steps"] is None else one["steps"]
+            click.echo(f"worth {steps} steps of {name}")
 
     flags: Sequence[Any] = [click_option(one) for one in options_of(Training)]
     return click.Command(
