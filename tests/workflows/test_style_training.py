@@ -20,7 +20,8 @@ from afterimage.workflows import manifest
 from afterimage.workflows.crops import Crops, cut
 from afterimage.workflows.demo.glass import draw_glass
 from afterimage.workflows.files import digest_file, locked
-from afterimage.workflows.style_training import command, named_styles, train
+from afterimage.workflows.style_training import command, train
+from afterimage.workflows.style_work import named_styles
 from tests.workflows.fixtures import photograph
 
 GIVEN = {
