@@ -1,4 +1,4 @@
-"""Training of style networks from photographs: `afterimage style-train --style starry.jpg --content photos/ net.safetensors`.
+"""Training of style networks: `afterimage style-train --style starry.jpg --content photos/ net.safetensors`.
 
 FILE.safetensors               the network, with its styles' names and how it was made (`StyleNet.about`)
 FILE.training/config.json      what has to be equal for the training to go on
@@ -7,96 +7,33 @@ FILE.training/samples/         held-out photographs painted after so many steps
 FILE.training/index.html       the page: learning curves and samples
 """
 
-import json
 import signal
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import click
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from afterimage.errors import UsageError
-from afterimage.images.perceptual import Perception, Weights
+from afterimage.errors import RefusedError
 from afterimage.images.style_measure import held_out_loss, worth
-from afterimage.images.style_training import Course, Recipe, untrained
-from afterimage.models.network import Network
-from afterimage.models.style.net import LEAST, StyleNet, save_style_net
-from afterimage.models.zoo import digest, load_model
-from afterimage.registry import check_options, option, options_of
+from afterimage.images.style_training import Course
+from afterimage.models.style.net import StyleNet, save_style_net
+from afterimage.registry import options_of
 
-from . import manifest
-from .crops import Crops, middle
-from .decode import MAX_PIXELS, ImageError, decode, read
-from .files import digest_file, write_json, write_whole
-from .job import compute_with, refuse_other, resolved_device, sha256_of, versions
-from .manifest import Item, path_of
+from .crops import Crops
+from .files import locked, write_whole
+from .job import versions
 from .pages.training import write_training_page
 from .results import levels
+from .style_work import Say, Training, Work, set_up
 
-Say = Callable[[str], None]
-MEASURED = 4
-"""Content pictures that are kept aside where no held-out ones are given."""
 SHOWN = 4
 """Held-out pictures that samples show."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """What can be chosen about a training."""
-
-    style: str = option("", "pictures whose style is learned, a.jpg,b.jpg or NAME=FILE; names default to the files'")
-    content: str = option("", "photographs to train on: folder, glob, list file; several with commas")
-    held_out: str | None = option(
-        None, "photographs to measure on; default: four of the contents, which are not trained on"
-    )
-    loss_net: str = option("vgg19", "network that pictures are compared by: torchvision name, demo, timm/NAME, FILE.pt2")
-    weights: str = option("DEFAULT", "its weights: DEFAULT for the published ones, or a file")
-    width: int = option(32, "filters of the first convolution: 32 in the paper, 16 and 8 are smaller and faster")
-    steps: int = option(2000, "how many in all")
-    batch_size: int = option(4, "photographs that a step takes")
-    crop: int = option(256, "side of the squares to train on, in pixels")
-    style_size: int = option(256, "a style has as many pixels as a square of this side: larger for larger strokes")
-    rate: float = option(1e-3, "Adam's highest; it rises over the first steps and falls to 0")
-    content_weight: float = option(1.0, "α, as of style-transfer")
-    style_weight: float = option(30.0, "β, as of style-transfer")
-    tv: float = option(10.0, "γ, as of style-transfer")
-    precision: Literal["fp32", "bf16"] = option("fp32", "arithmetic of both networks; bf16 where hardware has it")
-    seed: int = option(0, "what weights, squares, order and styles are drawn by")
-    compare: int = option(100, "steps of optimization that the network is compared with, at most; 0 leaves that out")
-    threads: int = option(1, "threads that compute")
-    device: str = option("auto", "auto, cpu, cuda or cuda:N")
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        for name, example in (("style", "starry.jpg"), ("content", "photos/")):
-            if not getattr(self, name):
-                raise UsageError(f"{name}: expected pictures, as --{name} {example}")
-        least = {"crop": LEAST, "style_size": LEAST, "compare": 0}
-        for name in ("crop", "style_size", "width", "steps", "batch_size", "compare", "threads"):
-            if (value := getattr(self, name)) < least.get(name, 1):
-                raise UsageError(f"{name}: expected {least.get(name, 1)} or above, got {value}")
-
-    @property
-    def recipe(self) -> Recipe:
-        """What the course of the training follows."""
-        return Recipe(self.steps, self.rate, self.precision, self.seed)
-
-    @property
-    def loss_weights(self) -> Weights:
-        """α, β, γ."""
-        return Weights(self.content_weight, self.style_weight, self.tv)
-
-
-FREE = ("style", "content", "held_out", "weights", "compare", "threads", "device")
-"""Options that may change while a training goes on: of pictures and weights the bytes count, not where they lie."""
 
 
 class Trained(NamedTuple):
@@ -109,143 +46,33 @@ class Trained(NamedTuple):
     about: dict[str, Any]
 
 
-@dataclass
-class _Work:
-    """A training that is set up: its files, pictures and course."""
-
-    chosen: Training
-    file: Path
-    styles: dict[str, Path]
-    content: list[Item]
-    held_out: dict[str, Tensor]
-    model: Network
-    device: str
-    config: dict[str, Any]
-    course: Course
-    say: Say
-    samples: list[int] = field(default_factory=list)
-
-    @property
-    def folder(self) -> Path:
-        return self.file.with_suffix(".training")
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.safetensors"
-
-
 def train(file: str | Path, say: Say = lambda line: None, **given: Any) -> Trained:
     """Train a style network and save it; `given` are the fields of `Training`, `say` is told of progress.
 
     A training that was interrupted, by Ctrl-C or a kill, goes on from its last checkpoint. Raises UsageError for what
     cannot be done, and RefusedError where FILE.training holds a training with other settings.
     """
-    work = _work(Training(**given), Path(file).absolute(), say)
-    _resume(work)
-    began = work.course.done
+    work = set_up(Training(**given), Path(file).absolute(), say)
+    with locked(work.folder / ".lock", wait=False) as alone:
+        if not alone:
+            raise RefusedError(f"{work.folder} is being trained by another process; wait, or name another FILE")
+        return _train(work)
+
+
+def _train(work: Work) -> Trained:
+    work.resume()
+    began, say = work.course.done, work.say
     crops = Crops(work.content, work.chosen.crop, work.chosen.batch_size, work.chosen.seed, say)
     watch = _Watch(work, crops)
     with _interruptible() as stopped, crops.ahead(began, work.chosen.steps) as take:
         watch.stopped = stopped
         work.course.run(lambda step: take(step).to(work.device), watch)
     watch.tell()
-    _save(work)
-    page = write_training_page(work.folder, work.config, work.course.losses[: work.course.done], work.samples)
+    work.save()
+    page = _page(work)
     if work.course.done < work.chosen.steps:
         return Trained(work.file, page, False, {})
     return Trained(work.file, page, True, _finish(work))
-
-
-def _work(chosen: Training, file: Path, say: Say) -> _Work:
-    """Return a training set up, everything checked."""
-    if file.suffix != ".safetensors":
-        raise UsageError(f"FILE: expected a name that ends in .safetensors, got {file.name!r}")
-    styles = named_styles(chosen.style)
-    content, held_out = _contents(chosen, say)
-    device = resolved_device(chosen.device)
-    compute_with(chosen.threads)
-    model = load_model(chosen.loss_net, weights=chosen.weights)
-    options = {name: value for name, value in asdict(chosen).items() if name not in FREE}
-    config = {
-        **options,
-        "styles": {name: digest_file(path) for name, path in styles.items()},
-        "loss_net_digest": digest(model),
-        "contents": len(content),
-        "contents_sha256": sha256_of([(item.key, item.size) for item in content]),
-        "held_out": list(held_out),
-    }
-    pictures = [_picture(path).to(device) for path in styles.values()]
-    perception = Perception.of(model.to(device), pictures, chosen.style_size, chosen.loss_weights)
-    net = untrained(chosen.width, list(styles), chosen.seed).to(device)
-    return _Work(
-        chosen, file, styles, content, held_out, model, device, config, Course(net, perception, chosen.recipe), say
-    )
-
-
-def named_styles(text: str) -> dict[str, Path]:
-    """Read `a.jpg,NAME=b.jpg` as files by name. Raises UsageError for names that repeat."""
-    found: dict[str, Path] = {}
-    for part in text.split(","):
-        name, equals, path = part.strip().rpartition("=")
-        file = Path(path if equals and name else part.strip())
-        name = name if equals and name else file.stem
-        if name in found:
-            raise UsageError(f"style: expected different names, got {name!r} twice; write NAME={file}")
-        found[name] = file
-    return found
-
-
-def _picture(path: Path) -> Tensor:
-    """Return a style's picture `(1, 3, h, w)` in [0, 1]."""
-    try:
-        pixels = decode(read(str(path)), MAX_PIXELS)
-    except ImageError as error:
-        raise UsageError(f"style: {path} cannot be used: {error.message}") from error
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float().div(255)
-
-
-def _contents(chosen: Training, say: Say) -> tuple[list[Item], dict[str, Tensor]]:
-    """Return the pictures to train on, and the middles of those to measure on, by key."""
-    items = manifest.scan(chosen.content.split(","))
-    if chosen.held_out is not None:
-        aside = manifest.scan(chosen.held_out.split(","))
-    else:
-        order = np.random.default_rng([chosen.seed]).permutation(len(items))[: min(MEASURED, len(items) // 2)]
-        aside = [items[place] for place in sorted(order)]
-        kept = {item.key for item in aside}
-        items = [item for item in items if item.key not in kept]
-    found = {}
-    for item in aside:
-        try:
-            found[item.key] = middle(decode(read(path_of(item.uri)), MAX_PIXELS), chosen.crop)
-        except ImageError as error:
-            say(f"not used: {item.key}: {error.message}")
-    if not found:
-        raise UsageError("held_out: expected a photograph to measure on that can be used, got none; give --held-out")
-    return items, found
-
-
-def _resume(work: _Work) -> None:
-    """Go on from a checkpoint, if there is one of the same settings; begin else."""
-    from safetensors.torch import load_file
-
-    path = work.folder / "config.json"
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        advice = f"repeat those, name another FILE, or remove {work.folder}"
-        refuse_other(work.folder, there, json.loads(json.dumps(work.config)), advice)
-    write_json(path, work.config)
-    if work.checkpoint.exists():
-        work.course.restore(load_file(work.checkpoint))
-        work.say(f"going on after step {work.course.done} of {work.chosen.steps}")
-    work.samples = sorted(int(one.stem) for one in (work.folder / "samples").glob("*.png"))
-
-
-def _save(work: _Work) -> None:
-    from safetensors.torch import save_file
-
-    state = work.course.state()
-    write_whole(work.checkpoint, lambda temporary: save_file(state, temporary))
 
 
 def sample_steps(steps: int) -> list[int]:
@@ -261,7 +88,7 @@ class _Watch:
     LINES = 10.0
     """Seconds between lines."""
 
-    def __init__(self, work: _Work, crops: Crops) -> None:
+    def __init__(self, work: Work, crops: Crops) -> None:
         self.work, self.crops = work, crops
         self.first, self.begun = work.course.done, time.perf_counter()
         self.saved = self.told = self.begun
@@ -272,13 +99,13 @@ class _Watch:
         now = time.perf_counter()
         if course.done in sample_steps(course.recipe.steps):
             _sample(self.work)
-            self._page()
+            _page(self.work)
         if now - self.told >= self.LINES:
             self.tell()
         if now - self.saved >= self.EVERY:
             self.saved = now
-            _save(self.work)
-            self._page()
+            self.work.save()
+            _page(self.work)
         return bool(self.stopped)
 
     def tell(self) -> None:
@@ -294,15 +121,18 @@ class _Watch:
             f"{spent / taken:.2f} s a step, {self.crops.waited / spent:.1%} of it waiting for pictures"
         )
 
-    def _page(self) -> None:
-        work = self.work
-        write_training_page(work.folder, work.config, work.course.losses[: work.course.done], work.samples)
+
+def _page(work: Work) -> Path:
+    return write_training_page(work.folder, work.config, work.course.losses[: work.course.done])
 
 
 @contextmanager
 def _interruptible() -> Iterator[list[int]]:
     """Give a list that an interrupt is put into; a second one interrupts at once."""
     caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
 
     def catch(number: int, frame: Any) -> None:
         if caught:
@@ -318,7 +148,7 @@ def _interruptible() -> Iterator[list[int]]:
 
 
 @torch.no_grad()
-def _sample(work: _Work) -> None:
+def _sample(work: Work) -> None:
     """Paint held-out photographs in each style: a row for each, the photograph first."""
     net, rows = work.course.net.eval(), []
     for photograph in list(work.held_out.values())[:SHOWN]:
@@ -329,10 +159,9 @@ def _sample(work: _Work) -> None:
     picture = Image.fromarray(levels(torch.cat(rows, 2)[0].cpu()))
     path = work.folder / "samples" / f"{work.course.done:07}.png"
     write_whole(path, lambda temporary: picture.save(temporary, "png"))
-    work.samples = sorted({*work.samples, work.course.done})
 
 
-def _finish(work: _Work) -> dict[str, Any]:
+def _finish(work: Work) -> dict[str, Any]:
     """Measure the network, and save it with what is known of it."""
     net = work.course.net.eval()
     photographs = torch.cat(list(work.held_out.values())).to(work.device)
@@ -364,7 +193,8 @@ def command() -> click.Command:
         losses = ", ".join(f"{name} {value:.3f}" for name, value in found.about["held_out_loss"].items())
         click.echo(f"{found.file}: held-out loss {losses}")
         for name, one in found.about.get("worth", {}).items():
-            click.echo(f"worth {one['steps']} steps of {name}" if one["steps"] else f"{name}: {one}")
+            steps = f"above {one['limit']}" if one["steps"] is None else one["steps"]
+            click.echo(f"worth {steps} steps of {name}")
 
     flags: Sequence[Any] = [click_option(one) for one in options_of(Training)]
     return click.Command(

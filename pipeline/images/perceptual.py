@@ -111,7 +111,7 @@ class Perception:
         found = []
         for one in styles:
             check_images(one)
-            small = resized(one, size_of(one, side**2)).clamp(0, 1)
+            small = resized(one, size_of(one, side**2))
             check_maps(model, layers, {*layers, near}, small)
             found.append(grams(model, small, layers))
         return cls(model, near, {name: torch.stack([each[name] for each in found]) for name in layers}, weights)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..models.frozen import frozen
 from ..models.style.net import StyleNet
 from .lbfgs import LBFGS
-from .optimize import Glance, minimize
+from .optimize import minimize
 from .optimizers import Adam
 from .perceptual import Perception, Terms
 from .projections import clip
@@ -27,14 +27,12 @@ RATE = 0.02
 class Worth(NamedTuple):
     """How many steps of an optimizer a network is worth."""
 
-    steps: float | None
-    """The median over photographs and styles; None where most did not get as low within the limit."""
+    steps: int | None
+    """The upper median over photographs and styles; None where most did not get as low within the limit."""
     reached: int
     """How many got as low."""
     pictures: int
     limit: int
-    loss: float
-    """The optimizer's mean loss after its last step."""
 
 
 @torch.no_grad()
@@ -61,44 +59,48 @@ def worth(
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Worth]:
     """Compare with at most `limit` steps of Adam and L-BFGS, for each photograph `(N, 3, H, W)` and style."""
-    bars = losses_of(net, perception, photographs).sum(2)
+    bars = losses_of(net, perception, photographs).sum(2).tolist()
     found = {}
     for name in ("adam", "lbfgs"):
-        firsts, ends = [], []
-        for photograph, row in zip(photographs.split(1), bars.tolist(), strict=True):
-            for style, bar in enumerate(row):
-                course = optimized(perception, photograph, style, name, limit)
-                firsts.append(next((step for step, loss in enumerate(course) if loss <= bar), None))
-                ends.append(course[-1])
+        firsts = [
+            first_as_low(perception, photograph, style, name, bar, limit)
+            for photograph, row in zip(photographs.split(1), bars, strict=True)
+            for style, bar in enumerate(row)
+        ]
         reached = sorted(first for first in firsts if first is not None)
         half = len(firsts) // 2
-        median = float(reached[half]) if len(reached) > half else None
-        found[name] = Worth(median, len(reached), len(firsts), limit, sum(ends) / len(ends))
-        say(f"{name}: {found[name]}")
+        found[name] = Worth(reached[half] if len(reached) > half else None, len(reached), len(firsts), limit)
+        say(f"{name}: as low after {found[name].steps} steps, {len(reached)} of {len(firsts)} pictures within {limit}")
     return found
+
+
+def first_as_low(
+    perception: Perception, photograph: Tensor, style: int, optimizer: str, bar: float, limit: int
+) -> int | None:
+    """Return after how many steps an optimized photograph `(1, 3, H, W)` has a loss as low; None if after none."""
+    steps = min(8, limit)
+    while True:  # again from the start, as an optimization cannot be told when to end
+        course = optimized(perception, photograph, style, optimizer, steps)
+        first = next((step for step, loss in enumerate(course) if loss <= bar), None)
+        if first is not None or steps == limit:
+            return first
+        steps = min(2 * steps, limit)
 
 
 def optimized(perception: Perception, photograph: Tensor, style: int, optimizer: str, limit: int) -> list[float]:
     """Return the loss of a photograph `(1, 3, H, W)` before the first and after each of `limit` steps, clipped."""
     terms = perception.terms(photograph, torch.tensor([style]))
-    course: list[float] = []
-
-    def watch(glance: Glance) -> None:
-        while len(course) < glance.step:
-            course.append(_value(perception, terms, glance.images()))
-
-    with frozen(perception.model):
-        course.append(_value(perception, terms, photograph))
-    minimize(
+    result = minimize(
         perception.model,
         terms.smooth if optimizer == "lbfgs" else terms.bounded,
         photograph,
         steps=limit,
         optimizer=LBFGS(1.0) if optimizer == "lbfgs" else Adam(RATE),
         projections=() if optimizer == "lbfgs" else (clip(),),
-        watch=watch,
+        snapshot_every=1,
     )
-    return course
+    with frozen(perception.model):
+        return [_value(perception, terms, images) for images in (photograph, *result.snapshots)]
 
 
 @torch.no_grad()

@@ -159,7 +159,7 @@ class Course:
             found[f"net.{name}"] = weight.detach()
             for kind in ("exp_avg", "exp_avg_sq"):
                 found[f"{kind}.{name}"] = moments.get(kind, torch.zeros_like(weight)).detach()
-        return {name: value.cpu().contiguous() for name, value in found.items()}
+        return {name: value.cpu().clone().contiguous() for name, value in found.items()}
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:

@@ -1,6 +1,6 @@
 """The page of a style network's training: `FILE.training/index.html`, one file that loads nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ WIDEST = 1600
 NAMES = {"content": "content", "style": "style", "tv": "total variation", "range": "out of range"}
 
 
-def write_training_page(folder: Path, config: Mapping[str, Any], losses: Tensor, samples: Sequence[int]) -> Path:
+def write_training_page(folder: Path, config: Mapping[str, Any], losses: Tensor) -> Path:
     """Write the page of a training whose steps had `losses` `(steps, 4)`; return where it is."""
     path = folder / "index.html"
+    samples = sorted((folder / "samples").glob("*.png"))
     curves = {name: smoothed(losses[:, place]) for place, name in enumerate(TERMS)}
     curves = {"loss": smoothed(losses.sum(1)), **{NAMES[name]: values for name, values in curves.items()}}
     values = {
@@ -29,7 +30,7 @@ def write_training_page(folder: Path, config: Mapping[str, Any], losses: Tensor,
         "config": config,
         "done": len(losses),
         "traces": [found for name, values in curves.items() if (found := trace(name, values)) is not None],
-        "samples": [(step, embedded(folder / "samples" / f"{step:07}.png", WIDEST)) for step in reversed(samples)],
+        "samples": [(int(file.stem), embedded(file, WIDEST)) for file in reversed(samples)],
     }
     write_page(path, "training.html", values)
     return path
