@@ -5,6 +5,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from afterimage.models.style import StyleNet
+
 
 @cache
 def live(name: str, side: int = 96) -> nn.Module:
@@ -62,6 +64,24 @@ def mixed() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return Mixed().eval()
+
+
+def lively(net: StyleNet) -> StyleNet:
+    """Give a network's normalizations scales and shifts that differ, and its output contrast."""
+    with torch.no_grad():
+        for name, value in net.named_parameters():
+            if ".in" in f".{name}":
+                value.normal_(1.0 if name.endswith("weight") else 0.0, 0.5)
+        net.deconv3.conv2d.weight.mul_(100)
+        net.deconv3.conv2d.bias.fill_(100)
+    return net
+
+
+def styled() -> StyleNet:
+    """Return a small style network of two styles with fixed weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        return lively(StyleNet(4, ("starry-night", "the-scream"))).eval()
 
 
 def pictures(count: int, side: int, seed: int = 0) -> Tensor:

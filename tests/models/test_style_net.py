@@ -6,6 +6,7 @@ from torch import nn
 
 from afterimage.errors import UsageError
 from afterimage.models.style import StyleNet, load_style_net, save_style_net
+from tests.networks import lively
 
 
 class Published(nn.Module):
@@ -48,17 +49,6 @@ class Published(nn.Module):
         x = self.in4(self.deconv1.forward(x)).relu()
         x = self.in5(self.deconv2.forward(x)).relu()
         return self.deconv3.forward(x)
-
-
-def lively(net: nn.Module) -> nn.Module:
-    """Give a network's normalizations scales and shifts that differ."""
-    with torch.no_grad():
-        for name, value in net.named_parameters():
-            if ".in" in f".{name}":
-                value.normal_(1.0 if name.endswith("weight") else 0.0, 0.5)
-        net.deconv3.conv2d.weight.mul_(100)
-        net.deconv3.conv2d.bias.fill_(100)
-    return net
 
 
 @pytest.mark.parametrize("old", [False, True])
