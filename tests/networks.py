@@ -66,8 +66,8 @@ def mixed() -> nn.Module:
         return Mixed().eval()
 
 
-def lively(net: StyleNet) -> StyleNet:
-    """Give a network's normalizations scales and shifts that differ, and its output contrast."""
+def lively(net: nn.Module) -> nn.Module:
+    """Give a style network's normalizations scales and shifts that differ, and its pictures some contrast."""
     with torch.no_grad():
         for name, value in net.named_parameters():
             if ".in" in f".{name}":

@@ -22,7 +22,19 @@ ORDER = [
     "methods",
     "workflows",
 ]
-LAZY = {"torchvision", "faiss", "scipy", "openTSNE", "onnxruntime", "dask", "distributed", "sklearn", "timm"}
+LAZY = {
+    "torchvision",
+    "faiss",
+    "scipy",
+    "openTSNE",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "dask",
+    "distributed",
+    "sklearn",
+    "timm",
+}
 
 
 def modules() -> dict[str, Path]:

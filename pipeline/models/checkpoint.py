@@ -67,7 +67,13 @@ def _line(exc: BaseException) -> str:
 
 def load_state(network: nn.Module, state: State, path: Path, name: str) -> None:
     """Copy a state dict into a freshly built network; names and shapes have to match, and values to be finite."""
-    _check_finite(state, path)
+    check_state(network, state, path, name)
+    network.load_state_dict(state, strict=False)
+
+
+def check_state(network: nn.Module, state: State, path: Path, name: str) -> None:
+    """Raise UsageError where names or shapes of a state dict are not a network's, or values not finite."""
+    check_finite(state, path)
     own = network.state_dict()
     problems = {
         "missing": [key for key in own if key not in state and not key.endswith("num_batches_tracked")],
@@ -81,14 +87,14 @@ def load_state(network: nn.Module, state: State, path: Path, name: str) -> None:
     found = [f"{len(keys)} {what}: {_few(keys)}" for what, keys in problems.items() if keys]
     if found:
         raise UsageError(f"{path} does not fit {name}: {'; '.join(found)}")
-    network.load_state_dict(state, strict=False)
 
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
-def _check_finite(state: State, path: Path) -> None:
+def check_finite(state: State, path: Path) -> None:
+    """Raise UsageError where a state dict holds values that are not finite."""
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise UsageError(f"{path}: tensor {name!r} holds NaN or infinite values; the weights are damaged")

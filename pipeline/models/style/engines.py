@@ -1,0 +1,160 @@
+"""What computes a style network: torch, ONNX Runtime or OpenVINO, each behind the same call.
+
+An engine takes images `(N, 3, H, W)` float32 in [0, 1], strength `(N,)` and shares `(N, S)`; it returns them painted.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ...errors import UsageError
+from .contract import style_model
+from .graph import INPUTS, OUTPUT
+from .net import StyleNet, cropped, padded
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+EngineName = Literal["onnxruntime", "openvino", "torch"]
+Device = Literal["cpu", "cuda"]
+Precision = Literal["fp32", "bf16"]
+
+
+class Engine(Protocol):
+    """Paints images `(N, 3, H, W)` by strength `(N,)` and shares `(N, S)`, all float32 on the engine's device."""
+
+    def __call__(self, images: Tensor, strength: Tensor, shares: Tensor) -> Tensor:
+        """Return images painted, float32 of the same shape on the same device."""
+
+
+class TorchEngine:
+    """The network itself, in channels last; "bf16" is autocast."""
+
+    def __init__(self, net: StyleNet, device: Device, precision: Precision, threads: int) -> None:
+        _need_cuda(device)
+        self.net = StyleNet(net.width, net.styles)
+        self.net.load_state_dict(net.state_dict())
+        self.net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device, self.precision, self.threads = device, precision, threads
+
+    def __call__(self, images: Tensor, strength: Tensor, shares: Tensor) -> Tensor:
+        """Return images painted."""
+        half = self.precision == "bf16"
+        cast = torch.autocast(self.device, torch.bfloat16) if half else nullcontext()
+        with torch.inference_mode(), threads(self.threads), cast:
+            whole = padded(images).contiguous(memory_format=torch.channels_last)
+            painted = cropped(self.net.painted(whole, shares), images).float().clamp(0, 1)
+            return torch.lerp(images, painted, strength[:, None, None, None]).contiguous()
+
+
+class OnnxRuntimeEngine:
+    """The exported graph in ONNX Runtime, on a CPU or by its CUDA provider; float32."""
+
+    def __init__(self, net: StyleNet, device: Device, precision: Precision, threads: int) -> None:
+        _need("onnxruntime", "pip install onnxruntime")
+        if precision != "fp32":
+            raise UsageError(f"engine 'onnxruntime' computes in fp32, not {precision}: use 'torch' or 'openvino'")
+        import onnxruntime
+
+        if device == "cuda":
+            _need_cuda(device)
+            onnxruntime.preload_dlls()  # those that torch brings
+        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+        if provider not in onnxruntime.get_available_providers():
+            raise UsageError(f"onnxruntime {onnxruntime.__version__} has no {provider}: install onnxruntime-gpu")
+        self.session = session(style_model(net).SerializeToString(), threads, provider)
+        if self.session.get_providers()[0] != provider:  # it falls back to the CPU without an error
+            raise UsageError(
+                f"onnxruntime cannot use {provider} here: see that CUDA and cuDNN fit it, or use device cpu"
+            )
+        self.device, self.places = device, f"{device}:0"
+        self.run = onnxruntime.RunOptions()
+        self.run.add_run_config_entry("memory.enable_memory_arena_shrinkage", self.places)
+
+    def __call__(self, images: Tensor, strength: Tensor, shares: Tensor) -> Tensor:
+        """Return images painted."""
+        painted = torch.empty_like(images, memory_format=torch.contiguous_format)
+        binding = self.session.io_binding()
+        given = [tensor.contiguous() for tensor in (images, strength, shares)]
+        for name, tensor in zip(INPUTS, given, strict=True):
+            binding.bind_input(name, self.device, 0, "float32", tuple(tensor.shape), tensor.data_ptr())
+        binding.bind_output(OUTPUT, self.device, 0, "float32", tuple(painted.shape), painted.data_ptr())
+        if self.device == "cuda":
+            torch.cuda.current_stream().synchronize()  # the session has a stream of its own
+        self.session.run_with_iobinding(binding, self.run)
+        binding.synchronize_outputs()
+        return painted
+
+
+def session(model: bytes, threads: int, provider: str = "CPUExecutionProvider") -> "onnxruntime.InferenceSession":
+    """Return an ONNX Runtime session of as many threads, which sleep while they wait."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # waiting threads would take the time of others, such as a second worker on the machine
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options, providers=[provider])
+
+
+class OpenVinoEngine:
+    """The exported graph in OpenVINO on a CPU; "bf16" where the processor has it."""
+
+    def __init__(self, net: StyleNet, device: Device, precision: Precision, threads: int) -> None:
+        _need("openvino", "pip install 'afterimage[openvino]'")
+        if device != "cpu":
+            raise UsageError(f"engine 'openvino' computes on the CPU, not on {device}: use 'torch' or 'onnxruntime'")
+        import openvino
+
+        core = openvino.Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise UsageError("precision bf16: this processor has no products of bfloat16; use fp32, or engine 'torch'")
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
+        }
+        model = core.read_model(style_model(net).SerializeToString(), b"")
+        self.compiled = core.compile_model(model, "CPU", settings)
+
+    def __call__(self, images: Tensor, strength: Tensor, shares: Tensor) -> Tensor:
+        """Return images painted."""
+        given = [tensor.contiguous().numpy() for tensor in (images, strength, shares)]
+        return torch.from_numpy(self.compiled(dict(zip(INPUTS, given, strict=True)))[OUTPUT])
+
+
+ENGINES: dict[EngineName, Callable[[StyleNet, Device, Precision, int], Engine]] = {
+    "onnxruntime": OnnxRuntimeEngine,
+    "openvino": OpenVinoEngine,
+    "torch": TorchEngine,
+}
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with as many threads of torch; afterwards as before."""
+    before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _need(package: str, command: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UsageError(f"engine {package!r} is not installed: {command}")
+
+
+def _need_cuda(device: Device) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device 'cuda': there is no NVIDIA GPU that torch can use; use device 'cpu'")

@@ -1,0 +1,202 @@
+"""Painting with a style network: pictures of any size and type in, painted pictures of the same size and type out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ...errors import UsageError, nearest
+from .contract import read_style_onnx
+from .engines import ENGINES, Device, Engine, EngineName, Precision
+from .net import LEAST, StyleNet, load_style_net
+from .probe import fastest
+
+Bytes = npt.NDArray[np.uint8]
+Shares = Mapping[str, float] | Tensor
+Pictures = TypeVar("Pictures", Tensor, Bytes)
+
+
+class StyleRuntime(nn.Module):
+    """A style network, ready to paint: `runtime(images, strength=1.0, shares=None)`.
+
+    `net` is the network, `styles` what it can paint, `about` what its file says besides, `engine` the name of what
+    computes it, `probe` one line on how that was chosen.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | StyleNet,
+        *,
+        engine: EngineName | Literal["auto"] = "auto",
+        device: Device = "cpu",
+        precision: Precision = "fp32",
+        threads: int | None = None,
+        batch_size: int = 4,
+    ) -> None:
+        """Make a runtime of an ONNX file that keeps the contract, of a file of weights, or of a network.
+
+        `engine` "auto" takes the fastest of those that are installed, measured once per process; `threads` are torch's
+        by default; `batch_size` pictures of one size are painted at a time where a sequence is given. Raises UsageError
+        where files, engine, device or precision are not to be had.
+        """
+        super().__init__()
+        self.net = source if isinstance(source, StyleNet) else _read(Path(source))
+        for name, value, known in (
+            ("engine", engine, ("auto", *ENGINES)),
+            ("device", device, ("cpu", "cuda")),
+            ("precision", precision, ("fp32", "bf16")),
+        ):
+            if value not in known:
+                raise UsageError(
+                    f"{name}: expected one of {', '.join(known)}, got {value!r}{nearest(str(value), known)}"
+                )
+        for name, number in (("threads", threads), ("batch_size", batch_size)):
+            if number is not None and number < 1:
+                raise UsageError(f"{name}: expected 1 or above, got {number}")
+        self.device, self.precision, self.batch_size = device, precision, batch_size
+        self.threads = threads or torch.get_num_threads()
+        self.engine: EngineName
+        if engine == "auto":
+            self.engine, self.probe = fastest(self.net, device, precision, self.threads)
+        else:
+            self.engine, self.probe = engine, f"{engine}, as asked"
+        self._engine: Engine | None = ENGINES[self.engine](self.net, device, precision, self.threads)
+        self.eval()
+
+    @classmethod
+    def of(cls, net: StyleNet, **settings: Any) -> "StyleRuntime":
+        """Make a runtime of a network that was not exported; settings are those of the class."""
+        return cls(net, **settings)
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Return the names of what the network can paint."""
+        return self.net.styles
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Return what the network's file says besides."""
+        return self.net.about
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_engine": None}  # sessions cannot be pickled: it is made where it is needed
+
+    def forward(
+        self,
+        images: "Tensor | Bytes | Sequence[Bytes]",
+        strength: float | Tensor | Sequence[float] = 1.0,
+        shares: Shares | None = None,
+    ) -> "Tensor | Bytes | list[Bytes]":
+        """Return images painted, of the same type and size.
+
+        Images are floating point `(N, 3, H, W)` in [0, 1]; or uint8, of numpy or torch, `(N, H, W, 3)` or `(H, W, 3)`;
+        or a sequence of `(H, W, 3)` uint8 arrays of any sizes, painted in batches of one size and returned as a list in
+        the order given. H and W ≥ 16. `strength`, one or one each, goes from the picture, 0, to the painting, 1.
+        `shares` of the styles are scaled to add up to 1: by name, or a tensor `(S,)` or `(N, S)`; equal by default.
+        Raises UsageError for what does not fit.
+        """
+        if isinstance(images, Tensor | np.ndarray):
+            count = len(images) if images.ndim == 4 else 1
+            return self._painted(images, strengths(strength, count), self.shares(shares, count))
+        return self._sequence(list(images), strengths(strength, len(images)), self.shares(shares, len(images)))
+
+    def shares(self, shares: Shares | None, count: int = 1) -> Tensor:
+        """Return shares of the styles `(count, S)`, each row adding up to 1."""
+        if shares is None:
+            rows = torch.ones(1, len(self.styles))
+        elif isinstance(shares, Tensor):
+            rows = torch.atleast_2d(shares.detach().float().cpu())
+        else:
+            for name in shares:
+                if name not in self.styles:
+                    known = ", ".join(self.styles[:8])
+                    raise UsageError(
+                        f"no style {name!r} in this network{nearest(name, self.styles) or f'; it has {known}'}"
+                    )
+            rows = torch.tensor([[float(shares.get(name, 0)) for name in self.styles]])
+        if rows.ndim != 2 or rows.shape[1] != len(self.styles) or len(rows) not in (1, count):
+            expected = f"({len(self.styles)},) or ({count}, {len(self.styles)})"
+            raise UsageError(f"shares: expected a tensor {expected}, got {tuple(rows.shape)}")
+        total = rows.sum(1, keepdim=True)
+        if not (bool((rows >= 0).all()) and bool(torch.isfinite(total).all()) and bool((total > 0).all())):
+            raise UsageError(f"shares: expected none below 0 and some above it, got {rows.tolist()}")
+        return (rows / total).expand(count, -1)
+
+    def _sequence(self, images: list[Bytes], strength: Tensor, shares: Tensor) -> list[Bytes]:
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for place, image in enumerate(images):
+            if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
+                came = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+                raise UsageError(f"image {place}: expected a uint8 array (H, W, 3), got {came}")
+            sizes.setdefault(image.shape, []).append(place)
+        painted: dict[int, Bytes] = {}
+        for places in sizes.values():
+            for start in range(0, len(places), self.batch_size):
+                some = places[start : start + self.batch_size]
+                batch = self._painted(np.stack([images[place] for place in some]), strength[some], shares[some])
+                painted.update(zip(some, batch, strict=True))
+        return [painted[place] for place in range(len(images))]
+
+    def _painted(self, images: Pictures, strength: Tensor, shares: Tensor) -> Pictures:
+        tensor = torch.from_numpy(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
+        if tensor.dtype == torch.uint8:
+            made = _bytes(self._floats(_unit(tensor), strength, shares)).reshape(tensor.shape)
+        else:
+            made = self._floats(checked(tensor), strength, shares).to(tensor)
+        return made.numpy() if isinstance(images, np.ndarray) else made
+
+    def _floats(self, images: Tensor, strength: Tensor, shares: Tensor) -> Tensor:
+        """Return float32 images painted, on the device that they are on."""
+        if min(images.shape[2:]) < LEAST:
+            raise UsageError(
+                f"images: expected at least {LEAST} × {LEAST} pixels, got {images.shape[2]} × {images.shape[3]}"
+            )
+        if self._engine is None:
+            self._engine = ENGINES[self.engine](self.net, self.device, self.precision, self.threads)
+        if not len(images):
+            return images
+        given = [one.detach().to(self.device, torch.float32) for one in (images, strength, shares)]
+        return self._engine(*given).to(images.device)
+
+
+def strengths(strength: float | Tensor | Sequence[float], count: int) -> Tensor:
+    """Return strengths `(count,)` of one for all or one each."""
+    values = torch.as_tensor(strength, dtype=torch.float32).detach().cpu()
+    if values.ndim > 1 or values.numel() not in (1, count):
+        raise UsageError(f"strength: expected one, or one for each of {count} images, got {tuple(values.shape)}")
+    if not bool(((values >= 0) & (values <= 1)).all()):
+        raise UsageError(f"strength: expected values in [0, 1], got {values.tolist()}")
+    return values.reshape(-1).expand(count)
+
+
+def checked(images: Tensor) -> Tensor:
+    """Return floating-point images `(N, 3, H, W)`; raise UsageError unless they are that, in [0, 1]."""
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        came = f"{images.dtype} {tuple(images.shape)}"
+        raise UsageError(f"images: expected floats (N, 3, H, W) or uint8 (N, H, W, 3) or (H, W, 3), got {came}")
+    if images.numel():
+        least, most = (float(value) for value in images.aminmax())
+        if not (least >= 0 and most <= 1):
+            came = "NaN" if np.isnan(least) else f"{least:.4g} to {most:.4g}"
+            raise UsageError(f"images: expected values in [0, 1], got {came}; divide levels by 255")
+    return images
+
+
+def _unit(images: Tensor) -> Tensor:
+    """Return levels `(N, H, W, 3)` or `(H, W, 3)` as images `(N, 3, H, W)` in [0, 1]."""
+    if images.ndim not in (3, 4) or images.shape[-1] != 3:
+        raise UsageError(f"images: expected uint8 (N, H, W, 3) or (H, W, 3), got {tuple(images.shape)}")
+    return images.reshape(-1, *images.shape[-3:]).movedim(3, 1).float() / 255
+
+
+def _bytes(images: Tensor) -> Tensor:
+    """Return images `(N, 3, H, W)` in [0, 1] as levels `(N, H, W, 3)`, rounded half to even."""
+    return (images * 255).round().to(torch.uint8).movedim(1, 3).contiguous()
+
+
+def _read(path: Path) -> StyleNet:
+    return read_style_onnx(path)[0] if path.suffix == ".onnx" else load_style_net(path)
