@@ -6,6 +6,7 @@ Equal pictures give equal bytes.
 """
 
 import io
+import zlib
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -82,7 +83,8 @@ class PhotoFiles:
         if kind == "png":
             marked = PngInfo()
             marked.add(b"sRGB", b"\0")
-            return {"pnginfo": marked, "compress_level": 1}  # of what is painted, more gains little and takes long
+            # of what is painted, a search for repetitions finds nothing, and takes longer than the network
+            return {"pnginfo": marked, "compress_level": 1, "compress_type": zlib.Z_RLE}
         options: dict[str, Any] = {"icc_profile": srgb_profile()}
         if kind == "tiff":
             return options  # uncompressed: libtiff, which compresses, takes no EXIF from Pillow
@@ -130,7 +132,5 @@ def _format(end: bytes) -> Format | None:
 
 
 def _bytes_per_pixel(kind: Format, quality: int) -> float:
-    """As measured on painted photographs."""
-    if kind in ("png", "tiff"):
-        return 3 if kind == "tiff" else 2.4
-    return 0.5
+    """As measured on paintings with their grain, of qualities 60 to 95."""
+    return {"png": 2.3, "tiff": 3.0, "jpeg": 6 / (102 - quality), "webp": 4 / (102 - quality)}[kind]
