@@ -5,6 +5,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from afterimage.models.style import StyleNet
+
 
 @cache
 def live(name: str, side: int = 96) -> nn.Module:
@@ -64,13 +66,6 @@ def mixed() -> nn.Module:
         return Mixed().eval()
 
 
-def pictures(count: int, side: int, seed: int = 0) -> Tensor:
-    """Return smooth random images `(count, 3, side, side)` in [0, 1]."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, max(2, side // 8), max(2, side // 8), generator=generator)
-    return nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
-
-
 def lively(net: nn.Module) -> nn.Module:
     """Give a style network's normalizations scales and shifts that differ, and its pictures some contrast."""
     with torch.no_grad():
@@ -80,3 +75,17 @@ def lively(net: nn.Module) -> nn.Module:
         net.deconv3.conv2d.weight.mul_(100)
         net.deconv3.conv2d.bias.fill_(100)
     return net
+
+
+def styled() -> StyleNet:
+    """Return a small style network of two styles with fixed weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        return lively(StyleNet(4, ("starry-night", "the-scream"))).eval()
+
+
+def pictures(count: int, side: int, seed: int = 0) -> Tensor:
+    """Return smooth random images `(count, 3, side, side)` in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, max(2, side // 8), max(2, side // 8), generator=generator)
+    return nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)

@@ -15,6 +15,9 @@ import torch
 
 from afterimage.errors import RefusedError, UsageError
 from afterimage.models.network import Network
+from afterimage.models.style.engines import Device, EngineName
+from afterimage.models.style.runtime import StyleRuntime
+from afterimage.models.style.source import painter
 from afterimage.models.zoo import digest, load_model
 from afterimage.registry import Kind, Method, method
 
@@ -86,6 +89,7 @@ class Job:
     named: tuple[NamedPicture, ...] = ()
     width: int = 0
     photos: PhotoFiles | None = None
+    engine: EngineName | None = None
 
     @property
     def result(self) -> Kind:
@@ -111,6 +115,8 @@ class Job:
         del config["named"], config["seed"]
         if self.photos is None:
             del config["photos"]
+        if self.engine is None:
+            del config["engine"]
         seed = {"seed": self.seed} if "seeds" in self.method.inputs else {}
         return config | seed | ({"named": named} if named else {})
 
@@ -177,14 +183,38 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def prepared(source: ModelSource, device: str, precision: Precision) -> Network | None:
-    """Return the network ready to run in this process, loaded once and kept; None where the method uses none."""
+def prepared(
+    source: ModelSource, device: str, precision: Precision, engine: EngineName | None = None, threads: int = 1
+) -> Network | None:
+    """Return the network ready to run in this process, loaded once and kept; None where the method uses none.
+
+    A style network is computed by `engine` with so many threads.
+    """
     if source.model == NO_NETWORK:
         return None
-    network = source.load().to(placed(device))
+    network = source.load()
+    if engine is not None:
+        network.network = runtime(network, engine, placed(device), precision, threads)
+        return network
+    network = network.to(placed(device))
     if precision == "bf16":
         network.network.to(torch.bfloat16)
     return network.to(memory_format=torch.channels_last)
+
+
+def runtime(
+    network: Network, engine: EngineName | Literal["auto"], device: str, precision: Precision, threads: int
+) -> StyleRuntime:
+    """Return the runtime of a style network; raise `UsageError` where there is none as asked."""
+    kind, _, number = device.partition(":")
+    if number not in ("", "0"):
+        if engine == "onnxruntime":
+            raise UsageError(f"engine: onnxruntime paints on the first GPU, not on {device}; use --engine torch")
+        torch.cuda.set_device(int(number))
+    own = painter(network)
+    net = own.net if isinstance(own, StyleRuntime) else own
+    place: Device = "cuda" if kind == "cuda" else "cpu"
+    return StyleRuntime(net, engine=engine, device=place, precision=precision, threads=threads)
 
 
 def compute_with(threads: int) -> None:

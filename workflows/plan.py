@@ -16,14 +16,25 @@ from torch import nn
 
 from afterimage.errors import UsageError
 from afterimage.models.network import Network, Preset, class_index, digest
-from afterimage.models.style.source import style_file
+from afterimage.models.style.engines import EngineName
+from afterimage.models.style.source import no_style_net, paints, style_file
 from afterimage.models.zoo import load_model, pending_download
 from afterimage.registry import Method, uses_network
 
 from . import manifest
 from .geometry import Geometry
 from .inputs import Inputs, Say, check_out, inputs_of, scanned
-from .job import GIVEN, HANDED_OVER, NO_NETWORK, Job, ModelSource, hand_over, resolved_device, resolved_precision
+from .job import (
+    GIVEN,
+    HANDED_OVER,
+    NO_NETWORK,
+    Job,
+    ModelSource,
+    hand_over,
+    resolved_device,
+    resolved_precision,
+    runtime,
+)
 from .labels import labels_by_class
 from .named import NamedPicture, named_pictures
 from .photos import PhotoFiles
@@ -112,7 +123,8 @@ def plan_run(
     _check_labels(job, found.table, say)
     job, found = _divided(job, loaded.network, settings, found)
     job = replace(job, threads=settings.threads or _threads(job, folder, len(manifest.shards(found.table)) * jobs))
-    return _plan(job, settings, folder, found, loaded)
+    plan = _plan(job, settings, folder, found, loaded)
+    return replace(plan, job=replace(job, engine=_engine(plan, settings, say)))
 
 
 def _needed(method: Method, loaded: Loaded) -> Network:
@@ -280,6 +292,22 @@ def _threads(job: Job, folder: Path, shards: int) -> int:
     return max(1, cores // max(1, shards))
 
 
+def _engine(plan: Plan, settings: Settings, say: Say) -> EngineName | None:
+    """Return what computes a style network: what was asked for, or what the job has begun with, or the fastest here."""
+    job, network, file = plan.job, plan.loaded.network, plan.folder / "run.json"
+    if job.method.defaults.family != "style" or network is None:
+        return None
+    engine = settings.engine
+    if engine == "auto" and file.exists() and settings.mode != "overwrite":
+        engine = json.loads(file.read_text(encoding="utf-8"))["config"].get("engine", engine)
+    if engine != "auto" and not plan.generations:
+        return engine
+    chosen = runtime(network, engine, job.device, job.precision, job.threads)
+    if engine == "auto":
+        say(f"engine: {chosen.probe}")
+    return chosen.engine
+
+
 def _labels(table: pa.Table) -> list[str]:
     return [label for label in table["label"].unique().to_pylist() if label is not None]
 
@@ -297,7 +325,11 @@ def load(method: Method, chosen: Any, settings: Settings, say: Say) -> Loaded:
     if not uses_network(chosen):
         return Loaded(ModelSource(NO_NETWORK, None), None)
     try:
-        return _loaded(method, settings, say)
+        found = _loaded(method, settings, say)
+        if found.network is not None and method.defaults.family == "classifier" and paints(found.network):
+            expected = f"{method.verb} looks into networks that tell classes, as --model resnet50"
+            raise UsageError(f"{found.network.name} is a style network, which only paints; {expected}")
+        return found
     except UsageError as error:
         flag = method.defaults.network_flag
         raise (UsageError(str(error).replace("--model", f"--{flag}")) if flag else error) from error
@@ -320,8 +352,8 @@ def _loaded(method: Method, settings: Settings, say: Say) -> Loaded:
         source = ModelSource(HANDED_OVER, digest=sha256)
         return Loaded(source, source.load().cpu(), pickled)
     name = settings.model or method.defaults.network
-    if method.defaults.family == "classifier" and style_file(name):
-        raise UsageError(f"{name} is a style network, which paints; {method.verb} looks into classifiers: --model resnet50")
+    if method.defaults.family == "style" and not style_file(name) and ":" not in name:
+        raise UsageError(no_style_net(name))  # before the weights of a classifier are fetched
     if download := pending_download(name, settings.weights):
         say(f"downloading the weights of {name}, {download[1] / 1e6:.0f} MB, from {download[0]}")
     source = ModelSource(name, **given)

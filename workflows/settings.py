@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import nn
 
 from afterimage.errors import UsageError, nearest
+from afterimage.models.style.engines import EngineName
 from afterimage.registry import Fit, Method, Option, check_options, option, options_of
 
 from .decode import MAX_PIXELS
@@ -47,6 +48,9 @@ class Settings:
     target: str | int = option("predicted", "class to explain: predicted, label, a class's name or its index")
     labels: str | None = option(None, "true labels: folders, FILE.csv:column or FILE.parquet:column")
     keep: Keep = option("all", "what is stored beside the figures: nothing, the maps, or the maps and pictures")
+    engine: Literal["auto", EngineName] = option(
+        "auto", "what computes the network; auto measures which is the fastest, and a run keeps to it"
+    )
     format: Format | None = option(
         None, "format of the files; default: as the input's, JPEG for HEIC and AVIF, PNG for what is written in no other"
     )
@@ -135,11 +139,13 @@ def settings_of(method: Method) -> tuple[Option, ...]:
         "heatmap_size": not method.makes_maps,
         "target": not method.makes_maps and ("target" not in inputs or method.generates),
         **dict.fromkeys(("labels", "size", "fit", "max_pixels"), method.generates),
+        "engine": defaults.family != "style",
         **dict.fromkeys(("format", "quality", "keep_location"), not defaults.photos),
     }
     if defaults.photos:
         idle |= dict.fromkeys(("size", "fit"), True)  # they go out in their own size
     if defaults.family == "style":
+        changed["precision"] = {"help": "bf16 is faster where the hardware multiplies it, and auto then takes it"}
         idle |= dict.fromkeys(("weights", "categories", "crop", "mean", "std", "labels"), True)
     offered = (one for one in options_of(Settings) if not idle.get(one.name, False))
     return tuple(replace(one, **changed.get(one.name, {})) for one in offered)

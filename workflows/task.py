@@ -111,7 +111,7 @@ def _rows(work: _Shard, items: Sequence[Item]) -> list[list[Row]]:
     size = 1 if job.geometry.varies and not job.method.makes_images else job.batch_size
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
     with _model_lock:
-        network = prepared(job.model, job.device, job.precision)
+        network = prepared(job.model, job.device, job.precision, job.engine, job.threads if job.engine else 1)
     compute_with(job.threads)
     finished: list[list[Row]] = [[] for _ in work.jobs]
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:

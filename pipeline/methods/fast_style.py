@@ -16,7 +16,7 @@ from ..images.colors import luminance, with_luminance
 from ..models.gradients import check_images
 from ..models.style.net import LEAST
 from ..models.style.shares import parsed, shares_of
-from ..models.style.source import style_net
+from ..models.style.source import painter
 from ..registry import Image, option, register
 
 
@@ -44,7 +44,7 @@ class FastStyle:
         self.check(model, images)
         if not len(images):
             return images.detach()
-        net = style_net(model)
+        net = painter(model)
         with torch.no_grad():
             images = images.detach()
             shares = images.new_tensor([shares_of(net.styles, self.style)])
@@ -56,7 +56,7 @@ class FastStyle:
     def check(self, model: nn.Module, images: Tensor) -> None:
         """Refuse, with UsageError, what does not fit; takes what the call takes."""
         check_images(images)
-        shares_of(style_net(model).styles, self.style)
+        shares_of(painter(model).styles, self.style)
         if min(images.shape[2:]) < LEAST:
             height, width = images.shape[2:]
             raise UsageError(f"images: expected {LEAST} × {LEAST} pixels or more to paint, got {height} × {width}")

@@ -14,6 +14,7 @@ from torch import nn
 from ..errors import UsageError, nearest
 from .checkpoint import load_state, read_state
 from .network import Network, Preset
+from .style import source
 
 
 class Loaded(NamedTuple):
@@ -190,7 +191,14 @@ def from_module(module: nn.Module) -> Loaded:
         raise UsageError("a ScriptModule cannot be looked into: give the nn.Module, or a torch.export program")
     if isinstance(module, Network):
         return Loaded(module.network, module.name, module.preset, module.categories, source=module.source)
-    return Loaded(module, type(module).__name__)
+    return Loaded(module, type(module).__name__, source.PRESET if source.paints(module) else None)
+
+
+def from_style(name: str, path: Path) -> Loaded:
+    """Load a style network; its weights and its styles say all of it, whatever file they lie in."""
+    net = source.read_style_net(path)
+    styles = hashlib.sha256("\n".join(net.styles).encode()).hexdigest()
+    return Loaded(net, name, source.PRESET, source=styles)
 
 
 def file_digest(path: Path) -> str:

@@ -23,7 +23,7 @@ from ..errors import UsageError, nearest
 from . import sources
 from .network import Network, Preset, class_index, digest
 from .sources import Loaded, Weights
-from .style.source import embedded, from_style, style_file
+from .style.source import embedded, style_file
 
 __all__ = ["Network", "Preset", "class_index", "digest", "load_model", "pending_download"]
 
@@ -91,7 +91,7 @@ def _load(model: str | nn.Module, weights: Weights) -> Loaded:
             raise UsageError(f"{name} brings its own weights: leave weights out, got {str(weights)!r}")
         if isinstance(model, nn.Module):
             return sources.from_module(model)
-        return from_style(model, style) if style else _from_exported(model)
+        return sources.from_style(model, style) if style else _from_exported(model)
     if name := _timm_name(model):
         from .hub import from_timm
 

@@ -13,12 +13,24 @@ from afterimage import UsageError, draw
 from afterimage import registry as registered
 from afterimage.models.windows import Extent
 from afterimage.registry import Method, methods, uses_network
-from tests.networks import mixed, pictures
+from tests.networks import mixed, pictures, styled
 
 METHODS = list(methods().values())
 each_method = pytest.mark.parametrize("found", METHODS, ids=lambda found: found.verb)
 BAD_TARGET = torch.tensor([9, 9])
 DIMENSIONS = {"values": 1, "curve": 2, "diverged": 1, "class": 1, "boxes": 2, "class_grid": 3, "images": 4}
+
+
+def network(found: Method) -> nn.Module:
+    """Return a small network of the kind that a method takes."""
+    return styled() if found.defaults.family == "style" else mixed()
+
+
+def sizes(found: Method) -> list[tuple[int, int]]:
+    """Return heights and widths of images, the smallest that a method takes among them."""
+    if found.defaults.family == "style":
+        return [(16, 16), (17, 23)]
+    return [(16, 16), (9, 23), *([] if found.makes_images else [(1, 1)])]
 
 
 def fitted(found: Method, side: int = 16, **given: Any) -> Any:
@@ -75,8 +87,8 @@ def result_shape(found: Method, size: tuple[int, int]) -> tuple[int, ...]:
 
 @each_method
 def test_shape_range_and_finiteness(found):
-    for size in [(16, 16), (9, 23), *([] if found.makes_images else [(1, 1)])]:
-        result = call(found, mixed(), torch.rand(2, 3, *size))
+    for size in sizes(found):
+        result = call(found, network(found), torch.rand(2, 3, *size))
         assert len(result) == 2
         assert result.isfinite().all()
         if found.makes_images:
@@ -89,14 +101,14 @@ def test_shape_range_and_finiteness(found):
 
 @each_method
 def test_an_empty_batch_gives_an_empty_result(found):
-    result = call(found, mixed(), torch.rand(0, 3, 8, 8))
+    result = call(found, network(found), torch.rand(0, 3, 16, 16))
     assert len(result) == 0
-    assert found.makes_images or result.shape[1:] == result_shape(found, (8, 8))
+    assert found.makes_images or result.shape[1:] == result_shape(found, (16, 16))
 
 
 @each_method
 def test_a_batch_equals_its_singles(found):
-    model, images = mixed().double(), pictures(4, 16).double()
+    model, images = network(found).double(), pictures(4, 16).double()
     together = call(found, model, images)
     for place in range(4):
         # float64: sums in another order, far below what a flipped ReLU would change
@@ -106,7 +118,7 @@ def test_a_batch_equals_its_singles(found):
 
 @each_method
 def test_twice_is_bit_equal(found):
-    model, images = mixed(), pictures(3, 16)
+    model, images = network(found), pictures(3, 16)
     assert torch.equal(call(found, model, images), call(found, model, images))
 
 
@@ -114,7 +126,7 @@ def test_twice_is_bit_equal(found):
 def test_chance_comes_from_the_seeds_alone(found):
     if "seeds" not in found.inputs:
         pytest.skip("it takes no seeds")
-    model, images = mixed(), pictures(3, 16)
+    model, images = network(found), pictures(3, 16)
     first = call(found, model, images)
     torch.manual_seed(99)
     before = torch.random.get_rng_state()
@@ -131,7 +143,7 @@ def test_images_and_graph_are_left_alone(found):
     given = arguments(found, images)
     tensors = [one for value in given.values() for one in (value if isinstance(value, list) else [value])]
     before = [one.detach().clone() for one in tensors]
-    result = fitted(found)(mixed(), **given)
+    result = fitted(found)(network(found), **given)
     assert all(torch.equal(one, was) for one, was in zip(tensors, before, strict=True))
     assert images.grad is None
     assert not result.requires_grad
@@ -139,7 +151,7 @@ def test_images_and_graph_are_left_alone(found):
 
 @each_method
 def test_works_where_gradients_are_off(found):
-    model, images = mixed(), pictures(2, 16)
+    model, images = network(found), pictures(2, 16)
     with torch.no_grad():
         off = call(found, model, images)
     assert torch.equal(off, call(found, model, images))
@@ -151,16 +163,20 @@ def snapshot(model: nn.Module) -> list[object]:
     return [hooks, weights, [module.training for module in model.modules()]]
 
 
+def convolutions(model: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
 def unlike_default(model: nn.Module) -> nn.Module:
     model.train()
-    model.convolutions[2].eval()
-    model.convolutions[3].weight.requires_grad_(False)
+    convolutions(model)[2].eval()
+    convolutions(model)[3].weight.requires_grad_(False)
     return model
 
 
 @each_method
 def test_the_model_comes_back_as_it_was(found):
-    model = unlike_default(mixed())
+    model = unlike_default(network(found))
     before = snapshot(model)
     call(found, model, pictures(2, 16))
     assert snapshot(model) == before
@@ -180,7 +196,7 @@ class Calls:
 
 def counted(found: Method, model: nn.Module, calls: Calls, run: Callable[[], object]) -> int:
     """Run something while the first layer's calls are counted."""
-    hook = model.convolutions[0].register_forward_hook(calls)
+    hook = convolutions(model)[0].register_forward_hook(calls)
     try:
         run()
     finally:
@@ -192,7 +208,7 @@ def counted(found: Method, model: nn.Module, calls: Calls, run: Callable[[], obj
 def test_the_model_comes_back_as_it_was_after_an_exception(found):
     if not uses_network(fitted(found)):
         pytest.skip("it uses no network")
-    model, images = unlike_default(mixed()), pictures(2, 16)
+    model, images = unlike_default(network(found)), pictures(2, 16)
     before = snapshot(model)
     call(found, model, images)  # what a method keeps for later calls is there from now on
     count = counted(found, model, Calls(), lambda: call(found, model, images))
@@ -206,7 +222,7 @@ def test_the_model_comes_back_as_it_was_after_an_exception(found):
 def test_a_class_that_the_model_does_not_have_is_refused(found):
     if "target" not in found.inputs:
         pytest.skip("it takes no class")
-    model = unlike_default(mixed())
+    model = unlike_default(network(found))
     before = snapshot(model)
     with pytest.raises(UsageError):
         call(found, model, pictures(2, 16), target=BAD_TARGET)
@@ -215,10 +231,10 @@ def test_a_class_that_the_model_does_not_have_is_refused(found):
 
 @each_method
 def test_the_model_comes_back_as_it_was_after_several_threads(found):
-    model = unlike_default(mixed())
+    model = unlike_default(network(found))
     before = snapshot(model)
     images = pictures(2, 16)
-    expected = call(found, mixed().train(False), images)
+    expected = call(found, network(found).train(False), images)
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: call(found, model, images), range(12 if found.makes_images else 40)))
     assert all(torch.equal(result, expected) for result in results)
@@ -230,7 +246,7 @@ def test_details_begin_with_what_the_call_returns(found):
     if not found.details:
         pytest.skip("it tells of no details")
     for count in (0, 1, 3):
-        model, images = mixed(), pictures(3, 16)[:count]
+        model, images = network(found), pictures(3, 16)[:count]
         details = fitted(found).details(model, **arguments(found, images))
         assert torch.equal(details[0], call(found, model, images))
         assert details._fields[1:] == tuple(detail.name for detail in found.details)
@@ -243,7 +259,7 @@ def test_details_begin_with_what_the_call_returns(found):
 def test_what_makes_pictures_refuses_what_does_not_fit_without_working(found):
     if not found.makes_images:
         pytest.skip("it makes maps")
-    model, images = mixed(), pictures(2, 16)
+    model, images = network(found), pictures(2, 16)
     method, given = fitted(found, steps=1000) if _has(found, "steps") else fitted(found), arguments(found, images)
     before = snapshot(model)
     # a pass to learn the layers' shapes, another for the classes, one that is never computed for the memory
@@ -267,7 +283,7 @@ def test_progress_rises_to_its_end(found):
     if "progress" not in found.inputs:
         pytest.skip("it tells of no progress")
     told: list[tuple[int, int]] = []
-    call(found, mixed(), pictures(2, 16), progress=lambda done, total: told.append((done, total)))
+    call(found, network(found), pictures(2, 16), progress=lambda done, total: told.append((done, total)))
     assert told
     assert all(one[0] <= other[0] for one, other in pairwise(told))
     assert told[-1][0] == told[-1][1] > 0
@@ -296,7 +312,7 @@ def test_draws(found):
     if not found.makes_maps:
         pytest.skip("it makes no maps")
     images = pictures(2, 24)
-    result = call(found, mixed(), images)
+    result = call(found, network(found), images)
     for drawn in (draw(result), draw(result, images)):
         assert drawn.shape == (2, 3, 24, 24)
         assert drawn.dtype == torch.uint8

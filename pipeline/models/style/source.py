@@ -4,24 +4,24 @@ from pathlib import Path
 
 from torch import nn
 
-from ...errors import UsageError
+from ...errors import UsageError, nearest
 from ..checkpoint import read_state
 from ..network import Network, Preset
-from ..sources import Loaded, file_digest
+from .contract import read_style_onnx
 from .net import StyleNet, load_style_net
+from .runtime import StyleRuntime
 
 NETS = Path(__file__).parent / "nets"
 """The folder of the embedded networks."""
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".model")
 PRESET = Preset((256, 256))
-"""They take pictures of any size, without normalization."""
-GET = "take --net paintings, or a file: FILE.onnx or FILE.safetensors of a style network"
-"""What to do where there is none."""
+"""They take pictures of any size, without normalization; this one is for tables of their layers."""
 
 
 def embedded() -> dict[str, Path]:
     """Return the files of the embedded networks by name."""
-    return {path.stem: path for path in sorted(NETS.glob("*.safetensors"))}
+    files = (path for ending in ("*.onnx", "*.safetensors") for path in sorted(NETS.glob(ending)))
+    return {path.stem: path for path in files}
 
 
 def style_file(model: str) -> Path | None:
@@ -34,22 +34,36 @@ def style_file(model: str) -> Path | None:
     return None
 
 
-def from_style(model: str, path: Path) -> Loaded:
-    """Load the style network in a file. Raises UsageError for what is none."""
-    if not path.is_file():
-        raise UsageError(f"no style network {model!r}: there is no such file; {GET}")
-    return Loaded(load_style_net(path), model, PRESET, source=file_digest(path))
+def no_style_net(model: str) -> str:
+    """Return what to say of a name or a path that names no style network."""
+    known = ", ".join(embedded()) or "there are none here"
+    return (
+        f"{model!r} is no style network{nearest(model, embedded())}; expected an embedded one ({known}), "
+        "or FILE.onnx or FILE.safetensors of one that was trained for a style"
+    )
+
+
+def read_style_net(path: Path) -> StyleNet:
+    """Return the style network in an ONNX file that keeps the contract, or in a file of weights. Raises UsageError."""
+    return read_style_onnx(path)[0] if path.suffix == ".onnx" else load_style_net(path)
+
+
+def painter(model: nn.Module) -> StyleNet | StyleRuntime:
+    """Return what paints: the style network or its runtime that a model is, or has behind its normalization.
+
+    Raises UsageError where it is none.
+    """
+    net = model.network if isinstance(model, Network) else model
+    if not isinstance(net, StyleNet | StyleRuntime):
+        raise UsageError(no_style_net(model.name if isinstance(model, Network) else type(model).__name__))
+    return net
+
+
+def paints(model: nn.Module) -> bool:
+    """Whether a model is a style network."""
+    return isinstance(model.network if isinstance(model, Network) else model, StyleNet | StyleRuntime)
 
 
 def _paints(path: Path) -> bool:
     """Whether a file of weights has the names of a style network's."""
     return {"conv1.conv2d.weight", "in1.weight"} <= read_state(path).keys()
-
-
-def style_net(model: nn.Module) -> StyleNet:
-    """Return the style network that a model is, or has behind its normalization. Raises UsageError where it is none."""
-    net = model.network if isinstance(model, Network) else model
-    if not isinstance(net, StyleNet):
-        name = model.name if isinstance(model, Network) else type(model).__name__
-        raise UsageError(f"{name} is no style network, and paints nothing: {GET}")
-    return net
