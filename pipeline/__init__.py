@@ -8,11 +8,17 @@ from .errors import RefusedError, UsageError
 if TYPE_CHECKING:
     from .drawing import draw
     from .models.filters import filters
+    from .models.style.runtime import StyleRuntime
     from .models.zoo import load_model
 
-__all__ = ["RefusedError", "UsageError", "draw", "filters", "load_model"]
+__all__ = ["RefusedError", "StyleRuntime", "UsageError", "draw", "filters", "load_model"]
 _PACKAGES = ("images", "models", "ops", "workflows")
-_HOMES = {"draw": ".drawing", "filters": ".models.filters", "load_model": ".models.zoo"}
+_HOMES = {
+    "StyleRuntime": ".models.style.runtime",
+    "draw": ".drawing",
+    "filters": ".models.filters",
+    "load_model": ".models.zoo",
+}
 
 
 def __getattr__(name: str) -> Any:
