@@ -5,8 +5,8 @@ An engine takes images `(N, 3, H, W)` float32 in [0, 1], strength `(N,)` and sha
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Unpack
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from torch import Tensor
 from ...errors import UsageError
 from .contract import style_model
 from .graph import INPUTS, OUTPUT
-from .net import StyleNet, cropped, padded
+from .net import StyleNet
+from .quick import Quick
+from .tiles import Picture, Settings, paint, picture_of, rows_for
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 EngineName = Literal["onnxruntime", "openvino", "torch"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
+CACHED = 2**24
+"""Bytes of a strip's largest map: it stays in the cache, and the heap has room for it from one strip to the next."""
+WHOLE = 2**30
+"""Rows of a strip that is the picture: a GPU works on all of it at once."""
 
 
 class Engine(Protocol):
@@ -32,23 +38,27 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """The network itself, in channels last; "bf16" is autocast."""
+    """The network by strips that fit the cache, each image on its own; "bf16" is autocast."""
 
     def __init__(self, net: StyleNet, device: Device, precision: Precision, threads: int) -> None:
         _need_cuda(device)
-        self.net = StyleNet(net.width, net.styles)
-        self.net.load_state_dict(net.state_dict())
-        self.net.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.quick = Quick(net, device)
         self.device, self.precision, self.threads = device, precision, threads
 
     def __call__(self, images: Tensor, strength: Tensor, shares: Tensor) -> Tensor:
         """Return images painted."""
-        half = self.precision == "bf16"
-        cast = torch.autocast(self.device, torch.bfloat16) if half else nullcontext()
+        painted = torch.empty_like(images, memory_format=torch.contiguous_format)
+        for image, result, power, share in zip(images, painted, strength, shares, strict=True):
+            self.paint(picture_of(image, result), float(power), share)
+        return painted
+
+    def paint(self, picture: Picture, strength: float, shares: Tensor, **settings: Unpack[Settings]) -> None:
+        """Paint one picture, read and written in float32 on the engine's device; settings are `tiles.paint`'s."""
+        if "rows" not in settings:
+            settings["rows"] = rows_for(self.quick, picture, CACHED) if self.device == "cpu" else WHOLE
+        cast = torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
         with torch.inference_mode(), threads(self.threads), cast:
-            whole = padded(images).contiguous(memory_format=torch.channels_last)
-            painted = cropped(self.net.painted(whole, shares), images).float().clamp(0, 1)
-            return torch.lerp(images, painted, strength[:, None, None, None]).contiguous()
+            paint(self.quick, picture, strength, shares, **settings)
 
 
 class OnnxRuntimeEngine:

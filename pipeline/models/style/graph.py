@@ -26,7 +26,7 @@ OPSET, IR = 18, 9
 INPUTS, OUTPUT = ("images", "strength", "style_weights"), "painted"
 BLOCK = (2, 4)
 """Rows and columns of pixels that the last convolution gives at once; the padded sides are multiples of both."""
-_DOUBLED = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
+DOUBLED = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
 
 
 def style_graph(net: StyleNet, pixels: Pixels = "float32") -> "onnx.GraphProto":
@@ -141,7 +141,7 @@ class _Graph:
 
     def doubled(self, maps: str, name: str) -> str:
         conv = self.module(name).conv2d
-        fold = self.numbers(np.kron(_DOUBLED, _DOUBLED).T)
+        fold = self.numbers(np.kron(DOUBLED, DOUBLED).T)
         flat = self.add("Reshape", f"{name}.conv2d.weight", self.numbers([conv.out_channels, conv.in_channels, 9]))
         folded = self.add("MatMul", self.add("Transpose", flat, perm=[1, 0, 2]), fold)
         weight = self.add("Reshape", folded, self.numbers([conv.in_channels, conv.out_channels, 4, 4]))

@@ -11,13 +11,18 @@ from torch import Tensor, nn
 
 from ...errors import UsageError, nearest
 from .contract import read_style_onnx
-from .engines import ENGINES, Device, Engine, EngineName, Precision
+from .engines import ENGINES, Device, Engine, EngineName, Precision, TorchEngine
 from .net import LEAST, StyleNet, load_style_net
 from .probe import fastest
+from .tiles import Keep, Picture, Progress, map_bytes, picture_of, rows_for
 
 Bytes = npt.NDArray[np.uint8]
 Shares = Mapping[str, float] | Tensor
 Pictures = TypeVar("Pictures", Tensor, Bytes)
+LIMIT = 2**31
+"""Bytes of memory that painting may take, beyond pictures and results, before it is done by strips."""
+BYTES = 16
+"""That a pass takes for each pixel and filter of the first convolution."""
 
 
 class StyleRuntime(nn.Module):
@@ -35,13 +40,16 @@ class StyleRuntime(nn.Module):
         device: Device = "cpu",
         precision: Precision = "fp32",
         threads: int | None = None,
+        tile: int | Literal["auto"] | None = "auto",
         batch_size: int = 4,
     ) -> None:
         """Make a runtime of an ONNX file that keeps the contract, of a file of weights, or of a network.
 
         `engine` "auto" takes the fastest of those that are installed, measured once per process; `threads` are torch's
-        by default; `batch_size` pictures of one size are painted at a time where a sequence is given. Raises UsageError
-        where files, engine, device or precision are not to be had.
+        by default. Pictures whose pass would take more than `LIMIT` bytes are painted by torch in strips, with the same
+        result in less memory: with `tile` a number of rows, a multiple of 4, all are, and with None none. `batch_size`
+        pictures of one size are painted at a time where a sequence is given. Raises UsageError where files, engine,
+        device or precision are not to be had.
         """
         super().__init__()
         self.net = source if isinstance(source, StyleNet) else _read(Path(source))
@@ -57,6 +65,9 @@ class StyleRuntime(nn.Module):
         for name, number in (("threads", threads), ("batch_size", batch_size)):
             if number is not None and number < 1:
                 raise UsageError(f"{name}: expected 1 or above, got {number}")
+        if not (tile in ("auto", None) or (isinstance(tile, int) and tile > 0 and tile % 4 == 0)):
+            raise UsageError(f"tile: expected 'auto', None or rows of a strip, a multiple of 4, got {tile!r}")
+        self.tile = tile
         self.device, self.precision, self.batch_size = device, precision, batch_size
         self.threads = threads or torch.get_num_threads()
         self.engine: EngineName
@@ -64,7 +75,9 @@ class StyleRuntime(nn.Module):
             self.engine, self.probe = fastest(self.net, device, precision, self.threads)
         else:
             self.engine, self.probe = engine, f"{engine}, as asked"
-        self._engine: Engine | None = ENGINES[self.engine](self.net, device, precision, self.threads)
+        self._engine: Engine | None = None
+        self._strips: TorchEngine | None = None
+        self._ready()
         self.eval()
 
     @classmethod
@@ -83,7 +96,14 @@ class StyleRuntime(nn.Module):
         return self.net.about
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_engine": None}  # sessions cannot be pickled: it is made where it is needed
+        # sessions cannot be pickled: they are made where they are needed
+        return {**super().__getstate__(), "_engine": None, "_strips": None}
+
+    def _ready(self) -> Engine:
+        """Return the engine, which is made where there is none."""
+        if self._engine is None:
+            self._engine = ENGINES[self.engine](self.net, self.device, self.precision, self.threads)
+        return self._engine
 
     def forward(
         self,
@@ -103,6 +123,52 @@ class StyleRuntime(nn.Module):
             count = len(images) if images.ndim == 4 else 1
             return self._painted(images, strengths(strength, count), self.shares(shares, count))
         return self._sequence(list(images), strengths(strength, len(images)), self.shares(shares, len(images)))
+
+    def paint_large(
+        self,
+        image: Bytes,
+        strength: float = 1.0,
+        shares: Shares | None = None,
+        *,
+        out: Bytes | None = None,
+        progress: Progress | None = None,
+    ) -> Bytes:
+        """Return a uint8 picture `(H, W, 3)` painted by strips, in `out` if given; both may be `np.memmap`.
+
+        Beyond them it takes about `LIMIT` bytes of memory; where maps are larger than that, a file in the folder for
+        temporary ones. `progress` is told after each strip. Raises UsageError where the disk has no room for it.
+        """
+        made = np.empty(image.shape, np.uint8) if out is None else out
+        if made.shape != image.shape or made.dtype != np.uint8 or np.shares_memory(made, image):
+            raise UsageError(f"out: expected another uint8 array {image.shape}, got {made.dtype} {made.shape}")
+        size = _size(image)
+
+        def read(low: int, high: int) -> Tensor:
+            return unit(torch.from_numpy(np.array(image[low:high]))).to(self.device)
+
+        def write(low: int, rows: Tensor) -> None:
+            made[low : low + rows.shape[2]] = to_bytes(rows)[0].cpu().numpy()
+
+        picture = Picture(*size, read, write)
+        self._tile(picture, float(strengths(strength, 1)), self.shares(shares)[0], progress)
+        return made
+
+    def _tile(self, picture: Picture, strength: float, shares: Tensor, progress: Progress | None = None) -> None:
+        """Paint a picture by strips."""
+        if self._strips is None:
+            own = isinstance(self._engine, TorchEngine)
+            self._strips = self._engine if own else TorchEngine(self.net, self.device, self.precision, self.threads)
+        quick = self._strips.quick
+        rows = self.tile if isinstance(self.tile, int) else rows_for(quick, picture, LIMIT // 16)
+        keep: Keep = "memory" if map_bytes(quick, picture.height, picture.width) <= LIMIT // 2 else "file"
+        self._strips.paint(picture, strength, shares.to(self.device), rows=rows, keep=keep, progress=progress)
+
+    def _is_large(self, height: int, width: int) -> bool:
+        return isinstance(self.tile, int) or (self.tile == "auto" and self._bytes(height, width) > LIMIT)
+
+    def _bytes(self, height: int, width: int) -> int:
+        """Return about what memory a pass over one picture takes."""
+        return BYTES * self.net.width * height * width
 
     def shares(self, shares: Shares | None, count: int = 1) -> Tensor:
         """Return shares of the styles `(count, S)`, each row adding up to 1."""
@@ -134,33 +200,57 @@ class StyleRuntime(nn.Module):
                 raise UsageError(f"image {place}: expected a uint8 array (H, W, 3), got {came}")
             sizes.setdefault(image.shape, []).append(place)
         painted: dict[int, Bytes] = {}
-        for places in sizes.values():
-            for start in range(0, len(places), self.batch_size):
-                some = places[start : start + self.batch_size]
+        for shape, places in sizes.items():
+            size = max(1, min(self.batch_size, LIMIT // self._bytes(*shape[:2])))
+            for start in range(0, len(places), size):
+                some = places[start : start + size]
                 batch = self._painted(np.stack([images[place] for place in some]), strength[some], shares[some])
                 painted.update(zip(some, batch, strict=True))
         return [painted[place] for place in range(len(images))]
 
     def _painted(self, images: Pictures, strength: Tensor, shares: Tensor) -> Pictures:
-        tensor = torch.from_numpy(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
-        if tensor.dtype == torch.uint8:
-            made = _bytes(self._floats(_unit(tensor), strength, shares)).reshape(tensor.shape)
-        else:
-            made = self._floats(checked(tensor), strength, shares).to(tensor)
-        return made.numpy() if isinstance(images, np.ndarray) else made
+        size = _size(images)
+        if isinstance(images, np.ndarray):
+            if not self._is_large(*size):
+                return self._painted(torch.from_numpy(np.ascontiguousarray(images)), strength, shares).numpy()
+            made = np.empty(images.shape, np.uint8)
+            for image, out, *how in zip(_each(images), _each(made), strength, shares, strict=True):
+                self.paint_large(image, float(how[0]), how[1], out=out)
+            return made
+        if images.dtype == torch.uint8:
+            if self._is_large(*size) and images.device.type == "cpu":
+                return torch.from_numpy(self._painted(images.numpy(), strength, shares))
+            return to_bytes(self._floats(unit(images), strength, shares)).reshape(images.shape)
+        return self._floats(checked(images), strength, shares).to(images)
 
     def _floats(self, images: Tensor, strength: Tensor, shares: Tensor) -> Tensor:
         """Return float32 images painted, on the device that they are on."""
-        if min(images.shape[2:]) < LEAST:
-            raise UsageError(
-                f"images: expected at least {LEAST} × {LEAST} pixels, got {images.shape[2]} × {images.shape[3]}"
-            )
-        if self._engine is None:
-            self._engine = ENGINES[self.engine](self.net, self.device, self.precision, self.threads)
         if not len(images):
             return images
         given = [one.detach().to(self.device, torch.float32) for one in (images, strength, shares)]
-        return self._engine(*given).to(images.device)
+        if not self._is_large(*images.shape[2:]):
+            return self._ready()(*given).to(images.device)
+        made = torch.empty_like(given[0])
+        for image, result, power, share in zip(given[0], made, *given[1:], strict=True):
+            self._tile(picture_of(image, result), float(power), share)
+        return made.to(images.device)
+
+
+def _size(images: Tensor | Bytes) -> tuple[int, int]:
+    """Return height and width of images; raise UsageError for shapes and types that are none, and for small ones."""
+    levels = images.dtype in (torch.uint8, np.uint8)
+    right = images.ndim in (3, 4) and images.shape[-1] == 3 if levels else images.ndim == 4 and images.shape[1] == 3
+    if not right or not (levels or (isinstance(images, Tensor) and images.is_floating_point())):
+        came = f"{images.dtype} {tuple(images.shape)}"
+        raise UsageError(f"images: expected floats (N, 3, H, W) or uint8 (N, H, W, 3) or (H, W, 3), got {came}")
+    height, width = images.shape[-3:-1] if levels else images.shape[2:]
+    if min(height, width) < LEAST:
+        raise UsageError(f"images: expected at least {LEAST} × {LEAST} pixels, got {height} × {width}")
+    return height, width
+
+
+def _each(images: Bytes) -> Bytes:
+    return images if images.ndim == 4 else images[None]
 
 
 def strengths(strength: float | Tensor | Sequence[float], count: int) -> Tensor:
@@ -174,10 +264,7 @@ def strengths(strength: float | Tensor | Sequence[float], count: int) -> Tensor:
 
 
 def checked(images: Tensor) -> Tensor:
-    """Return floating-point images `(N, 3, H, W)`; raise UsageError unless they are that, in [0, 1]."""
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        came = f"{images.dtype} {tuple(images.shape)}"
-        raise UsageError(f"images: expected floats (N, 3, H, W) or uint8 (N, H, W, 3) or (H, W, 3), got {came}")
+    """Return floating-point images; raise UsageError unless their values are in [0, 1]."""
     if images.numel():
         least, most = (float(value) for value in images.aminmax())
         if not (least >= 0 and most <= 1):
@@ -186,14 +273,12 @@ def checked(images: Tensor) -> Tensor:
     return images
 
 
-def _unit(images: Tensor) -> Tensor:
+def unit(levels: Tensor) -> Tensor:
     """Return levels `(N, H, W, 3)` or `(H, W, 3)` as images `(N, 3, H, W)` in [0, 1]."""
-    if images.ndim not in (3, 4) or images.shape[-1] != 3:
-        raise UsageError(f"images: expected uint8 (N, H, W, 3) or (H, W, 3), got {tuple(images.shape)}")
-    return images.reshape(-1, *images.shape[-3:]).movedim(3, 1).float() / 255
+    return levels.reshape(-1, *levels.shape[-3:]).movedim(3, 1).float() / 255
 
 
-def _bytes(images: Tensor) -> Tensor:
+def to_bytes(images: Tensor) -> Tensor:
     """Return images `(N, 3, H, W)` in [0, 1] as levels `(N, H, W, 3)`, rounded half to even."""
     return (images * 255).round().to(torch.uint8).movedim(1, 3).contiguous()
 
