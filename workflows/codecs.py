@@ -266,13 +266,14 @@ def _tiff_exif(image: Image.Image) -> bytes:
 
     It says nothing of the orientation: Pillow has turned the picture itself while it loaded.
     """
-    found, own = image.getexif(), Image.Exif()
-    for tag in (*EXIF_TAGS, *EXIF_FOLDERS):
-        if tag in found:
-            own[tag] = found.get_ifd(tag) if tag in EXIF_FOLDERS else found[tag]
+    own = Image.Exif()
     try:
+        found = image.getexif()
+        for tag in (*EXIF_TAGS, *EXIF_FOLDERS):
+            if tag in found:
+                own[tag] = found.get_ifd(tag) if tag in EXIF_FOLDERS else found[tag]
         return own.tobytes()
-    except Exception:  # tags of types that they do not have: as good as none
+    except Exception:  # whatever Pillow raises on a broken one: it is as good as none
         return b""
 
 

@@ -32,11 +32,11 @@ def finish(
             continue
         if _diverged(job, one):
             row.fail("diverged", "the loss ceased to be finite; the picture is the last one before")
+            if not one.result.isfinite().all():
+                row.fail("nonfinite", "the picture is not finite")
+                continue
         elif not _finite(job, one):
             row.fail("nonfinite", "the network's output or gradient is not finite on this image")
-            continue
-        if not one.result.isfinite().all():
-            row.fail("nonfinite", "the picture is not finite")
             continue
         done.append((row, picture, one))
         _predict(job, row, one.logits)
@@ -173,7 +173,7 @@ def _keep_images(
 
 def levels(image: Tensor) -> np.ndarray:
     """Return a picture `(3, H, W)` in [0, 1] as `(H, W, 3)` uint8."""
-    rounded = image.float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    rounded = image.float().clamp(0, 1).mul_(255).round_().to(torch.uint8)
     return rounded.permute(1, 2, 0).contiguous().numpy()
 
 

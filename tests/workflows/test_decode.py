@@ -62,6 +62,18 @@ def test_every_file_of_the_faulty_folder_gets_its_status(folder):
             assert pixels.flags.writeable
 
 
+def test_random_damage_of_heic_gives_pixels_or_a_status():
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(PHOTO)).save(file)
+    random = np.random.default_rng(4)
+    for _ in range(40):
+        data = bytearray(file.getvalue()[: random.integers(1, len(file.getvalue()) + 1)])
+        for position in random.integers(0, len(data), random.integers(0, 4)):
+            data[position] = random.integers(256)
+        assert outcome(lambda data=data: decode(bytes(data)))[0] in ("ok", "unsupported", "decode_failed", "too_large")
+
+
 def test_damage_that_no_decoder_sees_changes_pixels_and_is_ok():
     data = jpeg(PHOTO)
     assert not np.array_equal(decode(fixtures.flipped(data)), decode(data))

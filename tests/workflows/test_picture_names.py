@@ -32,6 +32,23 @@ def test_names_mirror_the_keys(keys, expected):
     assert names(keys) == expected
 
 
+def test_names_end_as_the_format_that_is_asked_for():
+    from afterimage.workflows.photos import PhotoFiles
+
+    def found(form, *keys):
+        parts = [[quote_from_bytes(key) for key in keys]]
+        return list(picture_names(parts, PhotoFiles(form, 92, False).end).values())
+
+    own = [b"a.jpg", b"a.png", b"b/A.JPEG", b"c.TIF", b"d.webp"]
+    assert found(None, *own) == own
+    assert found(None, b"a.jpg", b"a.heic", b"b.avif") == [b"a.jpg.jpg", b"a.heic.jpg", b"b.jpg"]
+    assert found(None, b"g.gif", b"h.bmp", b"IMG.2024") == [b"g.png", b"h.png", b"IMG.2024.png"]
+    assert found("png", b"a.jpg", b"a.png", b"c.JPG") == [b"a.jpg.png", b"a.png.png", b"c.png"]
+    assert found("jpeg", b"a.jpeg", b"b.png", b"~g1.jpg") == [b"a.jpeg", b"b.jpg", b"~g1.jpg.jpg"]
+    assert anew(b"f/a.JPEG", 2) == b"f/a~g2.JPEG"
+    assert len(anew(b"y" * 250 + b".webp", 12)) <= LONGEST
+
+
 def test_a_part_of_a_key_leads_nowhere_else():
     assert list(picture_names([["a%2Fb", "..%2F..%2Fetc", "%00"]]).values()) == [b"a_b.png", b".._.._etc.png", b"_.png"]
 
