@@ -219,16 +219,6 @@ def masked(features: Tensor, mask: Tensor) -> Tensor:
     return features * (share / share.mean((2, 3), keepdim=True).clamp_min(1e-6)).sqrt().to(features.dtype)
 
 
-def beyond(low: float = 0.0, high: float = 1.0) -> Objective:
-    """Σ of the squares of how far pixels lie outside a range: keeps them there where no projection may."""
-
-    def squares(seen: Seen) -> Tensor:
-        images = _wide(seen.images)
-        return (images - images.clamp(low, high)).square().flatten(1).sum(1)
-
-    return objective(name=f"beyond [{low:g}, {high:g}]")(squares)
-
-
 def l2(about: float = 0.0) -> Objective:
     """‖x − about‖² of the image's pixels."""
     return objective(name="‖x‖²")(lambda seen: (_wide(seen.images) - about).square().flatten(1).sum(1))

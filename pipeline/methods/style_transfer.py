@@ -37,8 +37,6 @@ from ..models.stages import content_layer, style_layers
 from ..painting import painted
 from ..registry import Curve, Diverged, Image, Progress, Values, option, register
 
-RANGE = 10.0
-"""Weight of the mean square of how far pixels leave [0, 1] under L-BFGS, over α + β."""
 RATE = 0.02
 """Adam's."""
 
@@ -172,7 +170,7 @@ class StyleTransfer:
 
     def _painted(self, model: nn.Module, plan: _Plan, seeds: Tensor, progress: Progress | None) -> tuple[Result, Terms]:
         """Return what came of the contents, and content and style loss at the last size."""
-        grey = self.keep_color == "luminance"
+        grey, adam = self.keep_color == "luminance", self.optimizer == "adam"
         shown, count = _grey(plan.content) if grey else plan.content, len(plan.content)
         terms: list[Terms] = []
         steps = _divided(self.steps, len(plan.sizes))
@@ -187,9 +185,9 @@ class StyleTransfer:
                 self._loss(*terms[-1], size),
                 start if mask is None else torch.where(_anywhere(mask) > 0, start, here),
                 steps=steps[number],
-                optimizer=Adam(self.rate or RATE) if self.optimizer == "adam" else LBFGS(self.rate or 1.0),
+                optimizer=Adam(self.rate or RATE) if adam else LBFGS(self.rate or 1.0, bounds=(0.0, 1.0)),
                 parameterization=algebra.Luminance() if grey else None,
-                projections=(clip(),) if self.optimizer == "adam" else (),
+                projections=(clip(),) if adam else (),
                 mask=None if mask is None else _anywhere(mask),
                 skip=skip,
                 progress=_counted(progress, count * self.steps, count * sum(steps[:number]), count * steps[number]),
@@ -203,8 +201,6 @@ class StyleTransfer:
         loss = self.content_weight * content + self.style_weight * style
         if self.tv:  # not in the paper, which has no term that keeps pixels from going up and down
             loss += self.tv / pixels * algebra.total_variation(self.tv_beta)
-        if self.optimizer == "lbfgs":  # whose function has to be smooth; Adam's pixels are clipped at each step
-            loss += RANGE * (self.content_weight + self.style_weight) / (3 * pixels) * algebra.beyond()
         return loss
 
     def _terms(
