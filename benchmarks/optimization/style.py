@@ -39,6 +39,7 @@ TUTORIAL, TRANSFER, TO_LOSS = (
     "optimization.style:to_loss",
 )
 WEIGHT, RATE = 10.0, 0.02
+BOUNDED = LBFGS(bounds=(0.0, 1.0))
 SIZES: dict[Device, tuple[tuple[int, int], ...]] = {"cpu": ((256, 20), (512, 12)), "cuda": ((512, 50),)}
 """Sides of pictures, and how many evaluations of loss and gradient."""
 
@@ -177,7 +178,7 @@ def to_loss(work: Work, coarse: bool = False) -> Callable[[], Outcome]:
         start, before = task.starts, 0.0
         if coarse:
             half = task.halved()
-            small = minimize(half.model, half.objective(), half.starts, steps=max(1, most // 2), optimizer=LBFGS())
+            small = minimize(half.model, half.objective(), half.starts, steps=max(1, most // 2), optimizer=BOUNDED)
             size = (start.shape[2], start.shape[3])
             start, before = run.last(resized(small.images, size).clamp(0, 1)), float(small.steps) / 4
         image, evaluations = _descend(task, start, goal, 4 * most)
@@ -204,7 +205,7 @@ def _descend(task: Task, start: Tensor, goal: float, most: int) -> tuple[Tensor,
             raise _Reached
 
     with suppress(_Reached):
-        minimize(task.model, task.objective(), start, steps=most, optimizer=LBFGS(), watch=watch)
+        minimize(task.model, task.objective(), start, steps=most, optimizer=BOUNDED, watch=watch)
     if not found:
         raise RuntimeError(f"a loss of {goal:.4g} was not reached in {evaluations} evaluations")
     return found[0], evaluations

@@ -6,11 +6,17 @@
 Liu, Nocedal, On the limited memory BFGS method for large scale optimization, 1989 (doi:10.1007/BF01589116); Nocedal,
 Wright, Numerical Optimization, 2006, algorithms 3.5, 3.6 and 7.4. Constants, bracketing and stopping rules are those of
 torch.optim.LBFGS with line_search_fn="strong_wolfe", whose steps it follows.
+
+    x ← P(x + t d),   d = −H g over the coordinates that are not held;   held: at a bound that −g points beyond
+
+With bounds P clips to them, and so do all points that are evaluated. H comes from the pairs' parts that are not held,
+f has to fall below f + c₁ gᵀ(x' − x): Bertsekas, Projected Newton methods for optimization problems with simple
+constraints, 1982 (doi:10.1137/0320018). L-BFGS-B (doi:10.1137/0916069) looks for a Cauchy point first, which is left out.
 """
 
 import math
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -21,37 +27,52 @@ from .optimizers import Project, Run
 
 SUFFICIENT, CURVATURE = 1e-4, 0.9
 """c₁ and c₂."""
+LEAST = 1e-10
+"""yᵀs of the pairs that count, as in torch."""
 
+Pair = tuple[Tensor, Tensor]
+"""s and y."""
 Search = Generator[Tensor, tuple[float, Tensor], None]
 """Yields where it wants loss and gradient of one image, flat `(D,)`, and is sent both."""
 
 
 @dataclass(frozen=True)
 class LBFGS:
-    """Curvature from the last `history` steps; a line search of at most `trials` evaluations a step."""
+    """Curvature from the last `history` steps; a line search of at most `trials` evaluations a step.
+
+    `bounds` are the least and the largest value that a parameter may have.
+    """
 
     rate: float = 1.0
-    history: int = 10
+    history: int = 30
     trials: int = 25
+    bounds: tuple[float, float] = (-math.inf, math.inf)
     gradient_tolerance: float = 1e-7
     change_tolerance: float = 1e-9
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < math.inf or self.history < 1 or self.trials < 1:
             raise UsageError(f"expected rate, history and trials above 0, got {self}")
+        if not self.bounds[0] < self.bounds[1]:
+            raise UsageError(f"bounds: expected the lower one first, got {self.bounds}")
 
     def begin(self, start: Tensor, project: Project | None = None) -> Run:
-        """Start at parameters `(N, …)`. A projection would falsify the curvature: it is refused."""
+        """Start at parameters `(N, …)`. A projection would falsify the curvature: it is refused.
+
+        Those out of bounds start at them.
+        """
         if project is not None:
-            raise UsageError("L-BFGS takes no projections, which would falsify its curvature; use Adam() with them")
+            raise UsageError("L-BFGS takes no projections, which would falsify its curvature; it has bounds")
+        start = start.clamp(*self.bounds)
         return _Searches(start, [Descent(point.flatten(), self) for point in start])
 
 
 @dataclass
 class Trial:
-    """A place on the line: step length, loss, gradient, and slope along the direction."""
+    """A place on the line, or where bounds bend it to: step length, loss, gradient, and slope along what is not bent."""
 
     length: float
+    point: Tensor
     loss: float
     gradient: Tensor
     slope: float
@@ -85,49 +106,59 @@ class Descent:
         options = self.options
         loss, gradient = yield self.iterate
         self._reach(self.iterate, loss)
-        pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=options.history)
-        direction, first = -gradient, True
-        while float(gradient.abs().max()) > options.gradient_tolerance:
+        pairs: deque[Pair] = deque(maxlen=options.history)
+        first = True
+        while True:
+            free = _inward(self.iterate, -gradient, options.bounds)
+            if float((gradient * free).abs().max()) <= options.gradient_tolerance:
+                return
+            direction = _direction(gradient, pairs, free)
+            # What points beyond a bound here did not descend: without it the slope is no less steep.
+            direction = direction * _inward(self.iterate, direction, options.bounds)
             slope = float(gradient.dot(direction))
             if slope > -options.change_tolerance:
                 return
-            length = min(1.0, 1.0 / float(gradient.abs().sum())) * options.rate if first else options.rate
-            start = Trial(0.0, loss, gradient, slope)
-            found = yield from _line_search(self.iterate, direction, start, length, options)
-            step = found.length * direction
-            self._reach(self.iterate + step, found.loss)
+            length = min(1.0, 1.0 / float((gradient * free).abs().sum())) * options.rate if first else options.rate
+            start = Trial(0.0, self.iterate, loss, gradient, slope)
+            found = yield from _line_search(direction, start, length, options)
+            step = found.point - self.iterate
+            self._reach(found.point, found.loss)
             if float(step.abs().max()) <= options.change_tolerance or abs(found.loss - loss) < options.change_tolerance:
                 return
-            change = found.gradient - gradient
-            curvature = change.dot(step)
-            if float(curvature) > 1e-10:
-                pairs.append((step, change, curvature.reciprocal()))
+            pairs.append((step, found.gradient - gradient))
             loss, gradient, first = found.loss, found.gradient, False
-            direction = _direction(gradient, pairs)
 
     def _reach(self, iterate: Tensor, loss: float) -> None:
         self.iterate, self.loss = iterate, loss
         self.told += 1
 
 
-def _direction(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Return −H g by the two loops over the pairs (s, y, 1/yᵀs)."""
-    direction = -gradient
-    if not pairs:
+def _inward(point: Tensor, direction: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Return a mask of the coordinates that a direction does not lead beyond a bound at once."""
+    low, high = bounds
+    return ~((point <= low) & (direction < 0) | (point >= high) & (direction > 0))
+
+
+def _direction(gradient: Tensor, pairs: Iterable[Pair], free: Tensor) -> Tensor:
+    """Return −H g over a mask of coordinates by the two loops over the pairs; 0 elsewhere."""
+    direction = -gradient * free
+    curved = [(step, change, (step * free).dot(change)) for step, change in pairs]
+    curved = [each for each in curved if float(each[2]) > LEAST]
+    if not curved:
         return direction
     weights = []
-    for step, change, inverse in reversed(pairs):
-        weights.append(step.dot(direction) * inverse)
-        direction = direction - weights[-1] * change
-    _, change, inverse = pairs[-1]
-    direction = direction / (inverse * change.dot(change))
-    for (step, change, inverse), weight in zip(pairs, reversed(weights), strict=True):
-        direction = direction + (weight - change.dot(direction) * inverse) * step
+    for step, change, curvature in reversed(curved):
+        weights.append(step.dot(direction) / curvature)
+        direction = direction - weights[-1] * (change * free)
+    _, change, curvature = curved[-1]
+    direction = direction * (curvature / change.dot(change * free))
+    for (step, change, curvature), weight in zip(curved, reversed(weights), strict=True):
+        direction = direction + (weight - change.dot(direction) / curvature) * (step * free)
     return direction
 
 
 def _line_search(
-    origin: Tensor, direction: Tensor, start: Trial, length: float, options: LBFGS
+    direction: Tensor, start: Trial, length: float, options: LBFGS
 ) -> Generator[Tensor, tuple[float, Tensor], Trial]:
     """Return a place that satisfies the strong Wolfe conditions, or the best one of the last bracket."""
     trials = 0
@@ -135,11 +166,14 @@ def _line_search(
     def at(length: float) -> Generator[Tensor, tuple[float, Tensor], Trial]:
         nonlocal trials
         trials += 1
-        loss, gradient = yield origin + length * direction
-        return Trial(length, loss, gradient, float(gradient.dot(direction)))
+        straight = start.point + length * direction
+        point = straight.clamp(*options.bounds)
+        loss, gradient = yield point
+        return Trial(length, point, loss, gradient, float(gradient.dot(direction * (point == straight))))
 
     def falls_short(trial: Trial) -> bool:
-        return trial.loss > start.loss + SUFFICIENT * trial.length * start.slope
+        descent = float(start.gradient.dot(trial.point - start.point))
+        return trial.loss > start.loss + SUFFICIENT * min(descent, 0.0)
 
     def is_flat(trial: Trial) -> bool:
         return abs(trial.slope) <= -CURVATURE * start.slope

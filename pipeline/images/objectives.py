@@ -220,7 +220,7 @@ def masked(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def beyond(low: float = 0.0, high: float = 1.0) -> Objective:
-    """Σ of the squares of how far pixels lie outside a range: keeps them there where no projection may."""
+    """Σ of the squares of how far pixels lie outside a range: draws those back that a network paints there."""
 
     def squares(seen: Seen) -> Tensor:
         images = _wide(seen.images)

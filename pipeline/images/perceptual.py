@@ -3,7 +3,7 @@
     L = α ‖F(x) − F(content)‖² / ‖F(content)‖² + β mean over l of ‖G_l(x) − Ĝ_l‖² / ‖Ĝ_l‖² + γ TV^b(x) / pixels
         + 10 (α + β) mean of (x − [x in 0 … 1])²
 
-The last term keeps pixels in range where no projection does. Style transfer minimizes L over pictures, style networks
+The last term keeps pixels in range where no bounds do. Style transfer minimizes L over pictures, style networks
 over weights. Gatys et al. 2016 (doi:10.1109/CVPR.2016.265); Johnson et al. 2016 (arXiv:1603.08155).
 """
 
@@ -58,13 +58,8 @@ class Terms(NamedTuple):
 
     @property
     def bounded(self) -> Objective:
-        """What is minimized where a projection keeps pixels in range: all but the last term."""
+        """What is minimized where bounds keep pixels in range: all but the last term."""
         return self.content + self.style + self.tv
-
-    @property
-    def smooth(self) -> Objective:
-        """What is minimized without projection."""
-        return self.bounded + self.range
 
 
 def weighted(content: Objective, style: Objective, weights: Weights, size: Size) -> Terms:

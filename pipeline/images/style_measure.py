@@ -92,10 +92,10 @@ def optimized(perception: Perception, photograph: Tensor, style: int, optimizer:
     terms = perception.terms(photograph, torch.tensor([style]))
     result = minimize(
         perception.model,
-        terms.smooth if optimizer == "lbfgs" else terms.bounded,
+        terms.bounded,
         photograph,
         steps=limit,
-        optimizer=LBFGS(1.0) if optimizer == "lbfgs" else Adam(RATE),
+        optimizer=LBFGS(bounds=(0.0, 1.0)) if optimizer == "lbfgs" else Adam(RATE),
         projections=() if optimizer == "lbfgs" else (clip(),),
         snapshot_every=1,
     )

@@ -105,7 +105,7 @@ class FeatureInversion:
             apart + regular,
             start.clamp(0, 1).to(images),
             steps=self.steps,
-            optimizer=Adam(self.rate) if adam else LBFGS(),
+            optimizer=Adam(self.rate) if adam else LBFGS(bounds=(0.0, 1.0)),
             transforms=[Jitter(jitter)] if jitter else (),
             projections=[clip()] if adam else (),
             seeds=seeds,

@@ -169,7 +169,7 @@ class StyleTransfer:
 
     def _painted(self, model: nn.Module, plan: _Plan, seeds: Tensor, progress: Progress | None) -> tuple[Result, Terms]:
         """Return what came of the contents, and content and style loss at the last size."""
-        grey = self.keep_color == "luminance"
+        grey, adam = self.keep_color == "luminance", self.optimizer == "adam"
         shown, count = _grey(plan.content) if grey else plan.content, len(plan.content)
         terms: list[Terms] = []
         steps = _divided(self.steps, len(plan.sizes))
@@ -184,9 +184,9 @@ class StyleTransfer:
                 self._loss(*terms[-1], size),
                 start if mask is None else torch.where(_anywhere(mask) > 0, start, here),
                 steps=steps[number],
-                optimizer=Adam(self.rate or RATE) if self.optimizer == "adam" else LBFGS(self.rate or 1.0),
+                optimizer=Adam(self.rate or RATE) if adam else LBFGS(self.rate or 1.0, bounds=(0.0, 1.0)),
                 parameterization=algebra.Luminance() if grey else None,
-                projections=(clip(),) if self.optimizer == "adam" else (),
+                projections=(clip(),) if adam else (),
                 mask=None if mask is None else _anywhere(mask),
                 skip=skip,
                 progress=_counted(progress, count * self.steps, count * sum(steps[:number]), count * steps[number]),
@@ -198,9 +198,7 @@ class StyleTransfer:
     def _loss(self, content: Objective, style: Objective, size: Size) -> Objective:
         # the total variation is not in the paper, which has no term that keeps pixels from going up and down
         weights = Weights(self.content_weight, self.style_weight, self.tv, self.tv_beta)
-        terms = weighted(content, style, weights, size)
-        # the function of L-BFGS has to be smooth; Adam's pixels are clipped at each step
-        return terms.smooth if self.optimizer == "lbfgs" else terms.bounded
+        return weighted(content, style, weights, size).bounded
 
     def _terms(
         self, model: nn.Module, content: Tensor, plan: _Plan, mask: Tensor | None

@@ -37,8 +37,6 @@ from ..ops.nearest_texture import nearest_texture
 from ..painting import Painting, painted
 from ..registry import Image, Progress, option, register
 
-RANGE = 10.0
-"""Weight of the mean square of how far pixels leave [0, 1] under L-BFGS."""
 RATE = 0.02
 """Adam's."""
 
@@ -115,6 +113,7 @@ class TextureSynthesis:
         self.check(model, images, seeds)
         if self.algorithm == "nearest":
             return self._nearest(images.detach(), seeds_for(len(images), seeds), progress)
+        adam = self.optimizer == "adam"
         with torch.inference_mode(False):
             start = noise(seeds_for(len(images), seeds), self._size(images)).to(images)
             result = algebra.minimize(
@@ -122,8 +121,8 @@ class TextureSynthesis:
                 self._loss(model, images.clone() if images.is_inference() else images.detach()),
                 start.clamp(0, 1),
                 steps=self.steps,
-                optimizer=Adam(self.rate or RATE) if self.optimizer == "adam" else LBFGS(self.rate or 1.0),
-                projections=(clip(),) if self.optimizer == "adam" else (),
+                optimizer=Adam(self.rate or RATE) if adam else LBFGS(self.rate or 1.0, bounds=(0.0, 1.0)),
+                projections=(clip(),) if adam else (),
                 progress=progress,
             )
         return painted(result)
@@ -147,8 +146,6 @@ class TextureSynthesis:
         loss = reduce(add, terms) * (1 / len(layers))
         if self.tv:  # not in the paper
             loss += self.tv / (height * width) * algebra.total_variation()
-        if self.optimizer == "lbfgs":  # whose function has to be smooth; Adam's pixels are clipped at each step
-            loss += RANGE / (3 * height * width) * algebra.beyond()
         return loss
 
     def _layers(self, model: nn.Module) -> list[str]:

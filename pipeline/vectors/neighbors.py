@@ -93,17 +93,14 @@ class _Search:
     def __init__(self, base: Tensor, queries: Tensor | None, metric: Metric, count: int) -> None:
         self.base, self.count, self.metric, self.own = base, count, metric, queries is None
         self.queries = base if queries is None else queries
-        mean = _single(base, metric).mean(0, dtype=torch.float64).float()
-        centered = [_single(one, metric) - mean for one in ([base] if self.own else [base, self.queries])]
+        mean = sum(_single(part, metric).sum(0, dtype=torch.float64) for part in base.split(ROWS)) / len(base)
+        vectors = [_extended(one, metric, mean.float()) for one in ([base] if self.own else [base, self.queries])]
         # Products of numbers as large or small as 1e30 have no place in float32.
-        largest = max(float(one.abs().max()) for one in centered)
-        self.scale = 2.0 ** -math.frexp(largest)[1]
+        self.scale = 2.0 ** -math.frexp(max(_largest(one) for one in vectors))[1]
         units = (base.shape[1] + 8) * 2.0**-24
-        share = 0.5 - units / (1 - units)
-        extended = [_extended(one.mul_(self.scale), share) for one in centered]
-        self.columns = extended[0]
-        # The same with the last two exchanged: a row times a column is a·b less both squares.
-        self.rows = torch.cat([extended[-1][:, :-2], extended[-1][:, [-1, -2]]], 1)
+        for one in vectors:
+            _square(one, self.scale, 0.5 - units / (1 - units))
+        self.columns, self.rows = vectors[0], vectors[-1]
         self.best = _Best(len(self.rows), min(count + MARGIN, len(base) - self.own))
 
     def bounds(self, rows: Tensor, first: int = 0) -> Iterator[tuple[int, Tensor]]:
@@ -111,6 +108,8 @@ class _Search:
 
         A block is good until the next one, which lies in its place.
         """
+        # With the last two exchanged a row times a column is a·b less both squares.
+        rows = torch.cat([rows[:, :-2], rows[:, [-1, -2]]], 1)
         memory = torch.empty(len(rows) * COLUMNS)
         for start in range(first, len(self.columns), COLUMNS):
             columns = self.columns[start : start + COLUMNS]
@@ -140,13 +139,7 @@ class _Search:
 
     def _nearest(self) -> tuple[Tensor, Tensor]:
         ids, _ = self.best.ids.sort(1)
-        step = max(1, MEASURED // (ids.shape[1] * self.base.shape[1]))
-        squares = torch.cat(
-            [
-                _squares(self.queries[start : start + step], self.base[ids[start : start + step]], self.metric)
-                for start in range(0, len(ids), step)
-            ]
-        )
+        squares = _squares(self.queries, self.base, ids, self.metric)
         squares, order = squares.sort(dim=1, stable=True)
         return ids.gather(1, order)[:, : self.count], squares[:, : self.count]
 
@@ -159,10 +152,8 @@ class _Search:
         ]
         ids = torch.cat(found)
         ids = ids[ids != query] if self.own else ids
-        step = max(1, MEASURED // self.base.shape[1])
-        one = self.queries[query : query + 1]
-        squares = torch.cat([_squares(one, self.base[part][None], self.metric)[0] for part in ids.split(step)])
-        squares, order = squares.sort(stable=True)
+        one = self.queries[query : query + 1].expand(len(ids), -1)
+        squares, order = _squares(one, self.base, ids[:, None], self.metric)[:, 0].sort(stable=True)
         return ids[order[: self.count]], squares[: self.count]
 
 
@@ -175,15 +166,34 @@ def _unit(vectors: Tensor) -> Tensor:
     return unit
 
 
-def _extended(centered: Tensor, share: float) -> Tensor:
-    """Return vectors (N, D + 2) with, behind them, one and what is left of their squares, negative."""
-    squares = torch.cat([part.double().square().sum(1) for part in centered.split(ROWS)])
-    return torch.cat([centered, torch.ones(len(centered), 1), (-share * squares).float()[:, None]], 1)
+def _extended(vectors: Tensor, metric: Metric, mean: Tensor) -> Tensor:
+    """Return vectors (N, D + 2), centered, with one behind them and room for their squares."""
+    extended = torch.ones(len(vectors), vectors.shape[1] + 2)
+    for part, given in zip(extended.split(ROWS), vectors.split(ROWS), strict=True):
+        torch.sub(_single(given, metric), mean, out=part[:, :-2])
+    return extended
 
 
-def _squares(queries: Tensor, found: Tensor, metric: Metric) -> Tensor:
-    """Return squared distances (q, n) of queries (q, D) and vectors (q, n, D), in float64."""
-    ours, theirs = queries.double()[:, None], found.double()
-    if metric == "cosine":
-        ours, theirs = _unit(ours), _unit(theirs)
-    return (theirs - ours).square_().sum(-1)
+def _largest(extended: Tensor) -> float:
+    return max(float(part[:, :-2].abs().max()) for part in extended.split(ROWS))
+
+
+def _square(extended: Tensor, scale: float, share: float) -> None:
+    """Scale vectors, and write what is left of their squares, negative, behind them."""
+    for part in extended.split(ROWS):
+        vectors = part[:, :-2].mul_(scale)
+        part[:, -1] = -share * vectors.double().square().sum(1)
+
+
+def _squares(queries: Tensor, base: Tensor, ids: Tensor, metric: Metric) -> Tensor:
+    """Return squared distances (Q, n) in float64 of queries (Q, D) to those of the base (N, D) that ids (Q, n) name."""
+    # All in one memory: pieces that come and go between results that stay would tear up the heap.
+    squares = torch.empty(ids.shape, dtype=torch.float64)
+    step = max(1, MEASURED // (ids.shape[1] * base.shape[1]))
+    memory = torch.empty((min(step, len(ids)), ids.shape[1], base.shape[1]), dtype=torch.float64)
+    for out, part, given in zip(squares.split(step), ids.split(step), queries.split(step), strict=True):
+        ours, theirs = given.double()[:, None], memory[: len(part)].copy_(base[part])
+        if metric == "cosine":
+            ours, theirs = _unit(ours), theirs.div_(theirs.norm(dim=-1, keepdim=True))
+        torch.sum(theirs.sub_(ours).square_(), -1, out=out)
+    return squares

@@ -1,8 +1,8 @@
-"""Luminance and the colors of another picture; what keeps pixels in range."""
+"""Luminance and the colors of another picture."""
 
 import torch
 
-from afterimage.images import Luminance, Seen, beyond
+from afterimage.images import Luminance
 from afterimage.images.colors import luminance, matched, with_luminance
 from tests.networks import pictures
 
@@ -31,9 +31,3 @@ def test_matched_has_the_others_mean_and_covariance():
         torch.testing.assert_close(torch.cov(one, correction=0), torch.cov(other, correction=0), rtol=1e-4, atol=1e-7)
     flat = matched(torch.full((1, 3, 4, 4), 0.25), like[:1])  # without variance there is nothing to turn
     torch.testing.assert_close(flat, like[:1].mean((2, 3), keepdim=True).expand(1, 3, 4, 4))
-
-
-def test_beyond_is_0_in_range():
-    images = torch.tensor([0.0, 0.5, 1.0, 1.5, -0.25, 2.0]).view(2, 3, 1, 1)
-    values = beyond()(Seen(images, {}, torch.arange(2)))
-    torch.testing.assert_close(values, torch.tensor([0.0, 0.25 + 0.0625 + 1.0]))

@@ -65,8 +65,15 @@ def test_within_a_ball_it_is_the_weight_row_over_its_norm():
     torch.testing.assert_close(result.images.flatten(), row / row.norm(), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("optimizer", [Adam(), Ascent(0.01, "l1"), Ascent(0.5, "l2"), Ascent(0.01, "sign"), LBFGS()])
-@pytest.mark.parametrize("parameterization", [None, Fourier()])
+@pytest.mark.parametrize(
+    ("optimizer", "parameterization"),
+    [
+        (optimizer, parameterization)
+        for optimizer in (Adam(), Ascent(0.01, "l1"), Ascent(0.5, "l2"), Ascent(0.01, "sign"), LBFGS())
+        for parameterization in (None, Fourier())
+    ]
+    + [(LBFGS(bounds=(0.0, 1.0)), None)],
+)
 def test_a_batch_equals_its_singles(optimizer, parameterization):
     model, start = mixed().double(), pictures(4, 16).double()
     given = {} if isinstance(optimizer, LBFGS) else {"transforms": [Jitter(3)]}
@@ -264,6 +271,7 @@ def test_pictures_too_large_for_memory_are_refused_before_work(monkeypatch):
         ({"steps": 1, "optimizer": LBFGS(), "transforms": [Jitter(2)]}, "L-BFGS wants the same smooth function"),
         ({"steps": 1, "optimizer": LBFGS(), "projections": [clip()]}, "L-BFGS wants the same smooth function"),
         ({"steps": 1, "parameterization": Fourier(), "projections": [clip()]}, "projections act on pixels"),
+        ({"steps": 1, "parameterization": Fourier(), "optimizer": LBFGS(bounds=(0, 1))}, "bounds act on pixels"),
         ({"steps": 1, "seeds": torch.tensor([1])}, "seeds: expected 2 whole numbers"),
     ],
 )
