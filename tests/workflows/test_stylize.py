@@ -397,8 +397,8 @@ def test_heic_is_measured_before_it_is_decoded(inputs):
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
 def test_quality_and_format_make_the_file(kind):
     photo = Decoded(PIXELS)
-    small, large = (PhotoFiles(None, quality, False).encoded(b"a." + kind.encode(), PIXELS, photo) for quality in (30, 95))
-    again = PhotoFiles(None, 95, False).encoded(b"a." + kind.encode(), PIXELS, photo)
+    name = b"a." + kind.encode()
+    small, large, again = (PhotoFiles(None, quality, False).encoded(name, PIXELS, photo) for quality in (30, 95, 95))
     assert large == again
     if kind in ("jpeg", "webp"):
         assert len(small) < len(large) / 2
@@ -429,9 +429,9 @@ def test_onnx_files_and_modules_paint_as_weights_do(net, inputs, painted, tmp_pa
 
 
 def test_the_command_takes_the_network_and_its_styles(net, inputs, tmp_path, capsys):
-    words = f"stylize {inputs} {tmp_path}/out --net {net} --style starry-night=0.3,the-scream=0.7 --strength 0.7 --dry-run"
+    words = "--style starry-night=0.3,the-scream=0.7 --strength 0.7 --dry-run --net"
     with pytest.raises(SystemExit) as ended:
-        cli.main(words.split())
+        cli.main(["stylize", str(inputs), f"{tmp_path}/out", *words.split(), net])
     assert ended.value.code == 0
     assert f"{len(NAMES)} images" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
