@@ -448,6 +448,24 @@ def test_a_sweep_lays_styles_and_strengths_on_a_sheet(net, inputs, tmp_path):
     assert len(list((tmp_path / "out/stylize/sheets").rglob("*.png"))) == 2
 
 
+def test_an_embedded_network_goes_by_its_name(inputs, painted, tmp_path, monkeypatch):
+    from afterimage.models.style import source
+
+    monkeypatch.setattr(source, "NETS", tmp_path)
+    with pytest.raises(UsageError, match="'paintings' is no style network; expected an embedded one"):
+        paint(inputs, tmp_path / "out", None)
+    with pytest.raises(UsageError, match="no network 'paintings'"):
+        load_model("paintings")
+    save_style_net(styled(), tmp_path / "paintings.safetensors")
+    assert paint(inputs, tmp_path / "out", None, limit=2).statuses == {"ok": 2}
+    found = pictures_of(tmp_path / "out")
+    assert found == {name: pictures_of(painted)[name] for name in found}
+    with pytest.raises(UsageError, match="nearest: paintings"):
+        paint(inputs, tmp_path / "other", "painting")
+    with pytest.raises(UsageError, match="paintings brings its own weights"):
+        load_model("paintings", weights="none")
+
+
 def test_the_page_shows_content_beside_painting(painted):
     text = (painted / "page/index.html").read_text()
     assert "../stylize/images/tree/wide.JPG" in text
