@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 CHANNELS, POSITIONS = 128, 400
 """Of fewer channels, or over fewer positions, transforming takes longer than the products save."""
-BLOCK = 2**22
+BLOCK = 2**19
 """How many transformed numbers are worked on at a time: they stay in the cache."""
 
 _INPUT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0),
@@ -102,7 +102,7 @@ class _Quick:
         """Return the convolution of maps, or the gradient by them of that whose gradient is given."""
         if back not in self.weights:
             weight = self.module.weight.detach()
-            self.weights[back] = _transformed(weight.flip(2, 3).transpose(0, 1) if back else weight)
+            self.weights[back] = transformed(weight.flip(2, 3).transpose(0, 1) if back else weight)
         return convolve(maps, self.weights[back], None if back else self.module.bias)
 
 
@@ -118,7 +118,7 @@ class _Convolution(torch.autograd.Function):
         return ctx.quick.convolved(grad, back=True), None
 
 
-def _transformed(weight: Tensor) -> Tensor:
+def transformed(weight: Tensor) -> Tensor:
     """Return G w Gᵀ of weights (O, C, 3, 3): (36, C, O)."""
     flat = weight.permute(2, 3, 1, 0).reshape(9, -1)
     return (_both_ways(_WEIGHT) / 24**2 @ flat).view(36, weight.shape[1], weight.shape[0])
@@ -130,14 +130,16 @@ def _both_ways(matrix: tuple[tuple[int, ...], ...]) -> Tensor:
     return torch.kron(one, one)
 
 
-def convolve(maps: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
+def convolve(maps: Tensor, weights: Tensor, bias: Tensor | None = None, edge: int = 1) -> Tensor:
     """Return the convolution of maps (N, C, H, W) by transformed weights (36, C, O), in channels last.
 
+    `edge` is how many zeros are put around the maps: 1, or 0 for maps that have their edges and get smaller by them.
     Each image on its own: it does not depend on its batch.
     """
     images, channels, height, width = maps.shape
+    height, width = height + 2 * edge - 2, width + 2 * edge - 2
     down, across, outputs = -(-height // 4), -(-width // 4), weights.shape[2]
-    edges = (0, 0, 1, 4 * across - width + 1, 1, 4 * down - height + 1)
+    edges = (0, 0, edge, 4 * across - width + edge, edge, 4 * down - height + edge)
     padded = F.pad(maps.movedim(1, 3), edges).contiguous()
     into, out_of = _both_ways(_INPUT), _both_ways(_OUTPUT)
     made = torch.empty((images, outputs, 4 * down, 4 * across), memory_format=torch.channels_last)
@@ -152,7 +154,7 @@ def convolve(maps: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tenso
     if bias is not None:
         parts += bias
     # a view could not be overwritten by what follows, such as a ReLU in place
-    return made if made.shape[2:] == maps.shape[2:] else made[:, :, :height, :width].clone()
+    return made if made.shape[2:] == (height, width) else made[:, :, :height, :width].clone()
 
 
 def _tiles(rows: Tensor, down: int, across: int) -> Tensor:

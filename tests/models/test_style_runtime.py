@@ -191,3 +191,17 @@ def test_a_runtime_can_be_sent(runtime):
     sent = pickle.loads(pickle.dumps(runtime))
     assert (sent.engine, sent.probe, sent.styles) == (runtime.engine, runtime.probe, runtime.styles)
     torch.testing.assert_close(sent(images), runtime(images), atol=CLOSE, rtol=0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_network_of_the_papers_width(engine):
+    """Its blocks are those that torch filters by Winograd's transforms."""
+    if engine == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'afterimage[openvino]'")
+    torch.manual_seed(0)
+    net = lively(StyleNet(32)).eval().requires_grad_(False)
+    images = torch.rand(1, 3, 83, 98)
+    runtime = StyleRuntime(net, engine=engine, threads=1)
+    torch.testing.assert_close(runtime(images), net(images), atol=1e-4, rtol=0)
+    if engine == "torch":
+        assert len(runtime._engine.quick.transformed) == 10

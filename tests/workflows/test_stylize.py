@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageCms
 
 from afterimage import FastStyle, RefusedError, UsageError, load_model
-from afterimage.models.style import export_style_net, save_style_net
+from afterimage.models.style import StyleRuntime, export_style_net, save_style_net
 from afterimage.workflows import cli, run, verify
 from afterimage.workflows.codecs import Decoded
 from afterimage.workflows.decode import decode
@@ -421,9 +421,20 @@ def test_the_predicted_size_is_that_of_the_files(net, tmp_path, kind):
     assert 0.4 < sum(path.stat().st_size for path in files) / summary.predicted_bytes < 2.5
 
 
+def test_bfloat16_is_autocast_and_leaves_the_norms_as_they_are(net, inputs, painted, tmp_path):
+    paint(inputs, tmp_path / "out", net, precision="bf16")
+    config = json.loads((tmp_path / "out/stylize/run.json").read_text())["config"]
+    assert config["precision"] == "bf16"
+    for name in ("turned.png", "tree/plain.png"):
+        apart = error(decode(pictures_of(tmp_path / "out")[name]), decode(pictures_of(painted)[name]))
+        # 8 bits of a number: some 2 levels through 16 convolutions; weights rounded once for all would say nothing
+        assert 0 < apart < 4
+
+
 def test_onnx_files_and_modules_paint_as_weights_do(net, inputs, painted, tmp_path):
     export_style_net(styled(), tmp_path / "net.onnx")
-    for number, model in enumerate((str(tmp_path / "net.onnx"), load_model(net), styled())):
+    runtime = StyleRuntime(styled(), engine="onnxruntime")  # what computes it is the run's own choice
+    for number, model in enumerate((str(tmp_path / "net.onnx"), load_model(net), styled(), runtime)):
         paint(inputs, tmp_path / str(number), model)
         assert pictures_of(tmp_path / str(number)) == pictures_of(painted)
 

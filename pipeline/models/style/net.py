@@ -32,13 +32,13 @@ class Convolution(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, double: bool = False) -> None:
         super().__init__()
-        self.double = double
+        self.doubles = double
         self.reach = kernel // 2
         self.conv2d = nn.Conv2d(inputs, outputs, kernel, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps `(N, outputs, h, w)` of maps `(N, inputs, H, W)`."""
-        if self.double:
+        if self.doubles:
             maps = F.interpolate(maps, scale_factor=2.0, mode="nearest")
         convolved: Tensor = self.conv2d(F.pad(maps, (self.reach,) * 4, mode="reflect"))
         return convolved

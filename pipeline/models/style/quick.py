@@ -1,13 +1,15 @@
 """The style network's convolutions in torch by cheaper means, as `graph.py` has them for ONNX.
 
 Doubling and convolving is one transposed convolution; the last convolution gives 2 × 4 pixels of 3 colors at once,
-since few outputs leave most of a processor's lanes empty. Results differ from the network's by roundings.
+since few outputs leave most of a processor's lanes empty; blocks of many channels take Winograd's filtering. Results
+differ from the network's by roundings.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..winograd import CHANNELS, POSITIONS, convolve, transformed
 from .graph import BLOCK, DOUBLED
 from .net import Convolution, Norm, StyleNet
 
@@ -28,17 +30,22 @@ class Quick:
             if isinstance(module, Norm):
                 self.norms[name] = (module.weight.detach().to(device), module.bias.detach().to(device))
             elif isinstance(module, Convolution):
-                weight, bias = (one.detach().to(device) for one in (module.conv2d.weight, module.conv2d.bias))
-                if module.double:
+                weight, bias = (module.conv2d.get_parameter(one).detach().to(device) for one in ("weight", "bias"))
+                if module.doubles:
                     weight = _doubled(weight)
                 elif name == "deconv3":
                     weight, bias = _blocks(weight), bias.repeat_interleave(BLOCK[0] * BLOCK[1])
                 self.weights[name] = weight.contiguous(memory_format=torch.channels_last)
                 self.biases[name], self.strides[name] = bias, module.conv2d.stride[0]
         self.like = self.biases["conv1"]
+        fits = self.like.device.type == "cpu" and self.like.dtype == torch.float32 and 4 * net.width >= CHANNELS
+        of_blocks = [name for name in self.weights if name.startswith("res") and fits]
+        self.transformed = {name: transformed(self.weights[name]) for name in of_blocks}
 
     def convolved(self, name: str, maps: Tensor) -> Tensor:
         """Return a layer's convolution of maps."""
+        if name in self.transformed and maps.shape[2:].numel() >= POSITIONS and not torch.is_autocast_enabled("cpu"):
+            return convolve(maps, self.transformed[name], self.biases[name], edge=0)
         return F.conv2d(maps, self.weights[name], self.biases[name], self.strides[name]).to(self.like.dtype)
 
     def doubled(self, name: str, maps: Tensor) -> Tensor:

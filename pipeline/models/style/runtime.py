@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ from .tiles import Keep, Picture, Progress, map_bytes, picture_of, rows_for
 
 Bytes = npt.NDArray[np.uint8]
 Shares = Mapping[str, float] | Tensor
-Pictures = TypeVar("Pictures", Tensor, Bytes)
 LIMIT = 2**31
 """Bytes of memory that painting may take, beyond pictures and results, before it is done by strips."""
 BYTES = 16
@@ -121,7 +120,8 @@ class StyleRuntime(nn.Module):
         """
         if isinstance(images, Tensor | np.ndarray):
             count = len(images) if images.ndim == 4 else 1
-            return self._painted(images, strengths(strength, count), self.shares(shares, count))
+            how = strengths(strength, count), self.shares(shares, count)
+            return self._tensor(images, *how) if isinstance(images, Tensor) else self._array(images, *how)
         return self._sequence(list(images), strengths(strength, len(images)), self.shares(shares, len(images)))
 
     def paint_large(
@@ -155,13 +155,16 @@ class StyleRuntime(nn.Module):
 
     def _tile(self, picture: Picture, strength: float, shares: Tensor, progress: Progress | None = None) -> None:
         """Paint a picture by strips."""
-        if self._strips is None:
-            own = isinstance(self._engine, TorchEngine)
-            self._strips = self._engine if own else TorchEngine(self.net, self.device, self.precision, self.threads)
-        quick = self._strips.quick
+        engine = self._strips
+        if engine is None:
+            own = self._engine
+            if not isinstance(own, TorchEngine):
+                own = TorchEngine(self.net, self.device, self.precision, self.threads)
+            engine = self._strips = own
+        quick = engine.quick
         rows = self.tile if isinstance(self.tile, int) else rows_for(quick, picture, LIMIT // 16)
         keep: Keep = "memory" if map_bytes(quick, picture.height, picture.width) <= LIMIT // 2 else "file"
-        self._strips.paint(picture, strength, shares.to(self.device), rows=rows, keep=keep, progress=progress)
+        engine.paint(picture, strength, shares.to(self.device), rows=rows, keep=keep, progress=progress)
 
     def _is_large(self, height: int, width: int) -> bool:
         return isinstance(self.tile, int) or (self.tile == "auto" and self._bytes(height, width) > LIMIT)
@@ -200,39 +203,41 @@ class StyleRuntime(nn.Module):
                 raise UsageError(f"image {place}: expected a uint8 array (H, W, 3), got {came}")
             sizes.setdefault(image.shape, []).append(place)
         painted: dict[int, Bytes] = {}
-        for shape, places in sizes.items():
-            size = max(1, min(self.batch_size, LIMIT // self._bytes(*shape[:2])))
-            for start in range(0, len(places), size):
-                some = places[start : start + size]
-                batch = self._painted(np.stack([images[place] for place in some]), strength[some], shares[some])
+        for places in sizes.values():
+            for start in range(0, len(places), self.batch_size):
+                some = places[start : start + self.batch_size]
+                batch = self._array(np.stack([images[place] for place in some]), strength[some], shares[some])
                 painted.update(zip(some, batch, strict=True))
         return [painted[place] for place in range(len(images))]
 
-    def _painted(self, images: Pictures, strength: Tensor, shares: Tensor) -> Pictures:
+    def _array(self, images: Bytes, strength: Tensor, shares: Tensor) -> Bytes:
+        if not self._is_large(*_size(images)):
+            painted: Bytes = self._tensor(torch.from_numpy(np.ascontiguousarray(images)), strength, shares).numpy()
+            return painted
+        made = np.empty(images.shape, np.uint8)
+        for image, out, power, share in zip(_each(images), _each(made), strength, shares, strict=True):
+            self.paint_large(image, float(power), share, out=out)
+        return made
+
+    def _tensor(self, images: Tensor, strength: Tensor, shares: Tensor) -> Tensor:
         size = _size(images)
-        if isinstance(images, np.ndarray):
-            if not self._is_large(*size):
-                return self._painted(torch.from_numpy(np.ascontiguousarray(images)), strength, shares).numpy()
-            made = np.empty(images.shape, np.uint8)
-            for image, out, *how in zip(_each(images), _each(made), strength, shares, strict=True):
-                self.paint_large(image, float(how[0]), how[1], out=out)
-            return made
-        if images.dtype == torch.uint8:
-            if self._is_large(*size) and images.device.type == "cpu":
-                return torch.from_numpy(self._painted(images.numpy(), strength, shares))
-            return to_bytes(self._floats(unit(images), strength, shares)).reshape(images.shape)
-        return self._floats(checked(images), strength, shares).to(images)
+        if images.dtype != torch.uint8:
+            return self._floats(checked(images), strength, shares).to(images)
+        if self._is_large(*size) and images.device.type == "cpu":
+            return torch.from_numpy(self._array(images.numpy(), strength, shares))
+        return to_bytes(self._floats(unit(images), strength, shares)).reshape(images.shape)
 
     def _floats(self, images: Tensor, strength: Tensor, shares: Tensor) -> Tensor:
-        """Return float32 images painted, on the device that they are on."""
-        if not len(images):
-            return images
+        """Return float32 images painted, on the device that they are on, as many at a time as `LIMIT` allows."""
         given = [one.detach().to(self.device, torch.float32) for one in (images, strength, shares)]
-        if not self._is_large(*images.shape[2:]):
-            return self._ready()(*given).to(images.device)
         made = torch.empty_like(given[0])
-        for image, result, power, share in zip(given[0], made, *given[1:], strict=True):
-            self._tile(picture_of(image, result), float(power), share)
+        if self._is_large(*images.shape[2:]):
+            for image, result, power, share in zip(given[0], made, *given[1:], strict=True):
+                self._tile(picture_of(image, result), float(power), share)
+        else:
+            size = max(1, LIMIT // self._bytes(*images.shape[2:]))
+            for start in range(0, len(images), size):
+                made[start : start + size] = self._ready()(*(one[start : start + size] for one in given))
         return made.to(images.device)
 
 

@@ -65,7 +65,7 @@ def picture_of(image: Tensor, painted: Tensor) -> Picture:
     def write(low: int, rows: Tensor) -> None:
         painted[:, low : low + rows.shape[2]] = rows[0]
 
-    return Picture(*image.shape[1:], lambda low, high: image[None, :, low:high], write)
+    return Picture(image.shape[1], image.shape[2], lambda low, high: image[None, :, low:high], write)
 
 
 def rows_for(quick: Quick, picture: Picture, size: int) -> int:
