@@ -21,6 +21,7 @@ from .manifest import Item, path_of
 from .named import NamedPicture, pixels_of
 from .picture_names import picture_names
 from .plan import Plan
+from .results import bounded
 from .shards import committed, read_shard
 from .sheets import Cell, Head, Sheet, draw_sheet
 from .staging import path_of_file
@@ -140,7 +141,9 @@ def _cell(plan: Plan, row: Mapping[str, Any] | None) -> Cell:
     note = "" if row["status"] == "ok" else row["status"]
     if row["file"] is None:
         return Cell(None, note)
-    return Cell(np.asarray(Image.open(path_of_file(plan.folder, row["file"])).convert("RGB")), note)
+    picture = np.asarray(Image.open(path_of_file(plan.folder, row["file"])).convert("RGB"))
+    # photographs can be of any size, and a sheet holds all of them at once
+    return Cell(bounded(picture) if plan.job.photos else picture, note)
 
 
 def _heads(axis: Axis, plan: Plan) -> list[Head]:
@@ -158,7 +161,8 @@ def _given(item: Item, plan: Plan, axes: Sequence[Axis]) -> list[tuple[str, np.n
     if not is_subject(item.uri):
         try:
             pixels = decode(read(path_of(item.uri)), plan.job.max_pixels)
-            given.append((_readable(item), fit(pixels, plan.job.geometry)[0]))
+            fitted = fit(pixels, plan.job.geometry)[0]
+            given.append((_readable(item), bounded(fitted) if plan.job.photos else fitted))
         except ImageError:
             pass  # its cells say what is wrong with it
     swept = {axis.option for axis in axes}

@@ -20,7 +20,10 @@ from afterimage.errors import UsageError
 
 from .files import write_whole
 
-SUFFIXES = tuple(b".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .tif .tiff .avif .heic .heif .hif .ppm .pgm .pbm .pnm".split())
+SUFFIXES = (
+    *b".jpg .jpeg .jpe .jfif .png .apng .gif .webp .bmp .dib .tif .tiff".split(),
+    *b".avif .heic .heif .hif .ppm .pgm .pbm .pnm".split(),
+)
 LISTS = (b".txt", b".lst", b".list")
 SCHEMA = pa.schema(
     [

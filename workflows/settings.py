@@ -52,7 +52,7 @@ class Settings:
         "auto", "what computes the network; auto measures which is the fastest, and a run keeps to it"
     )
     format: Format | None = option(
-        None, "format of the files; default: as the input's, JPEG for HEIC and AVIF, PNG for what is written in no other"
+        None, "format of the files; default: the input's, JPEG for HEIC and AVIF, PNG for others that are not written"
     )
     quality: int = option(92, "of JPEG and WebP files, 1 to 100")
     keep_location: bool = option(False, "keep in the files where the photographs were taken, beside when")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageCms
 
 from afterimage import FastStyle, RefusedError, UsageError, load_model
-from afterimage.models.style import export_style_net, save_style_net
+from afterimage.models.style import StyleRuntime, export_style_net, save_style_net
 from afterimage.workflows import cli, run, verify
 from afterimage.workflows.codecs import Decoded
 from afterimage.workflows.decode import decode
@@ -397,8 +397,8 @@ def test_heic_is_measured_before_it_is_decoded(inputs):
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "tiff"])
 def test_quality_and_format_make_the_file(kind):
     photo = Decoded(PIXELS)
-    small, large = (PhotoFiles(None, quality, False).encoded(b"a." + kind.encode(), PIXELS, photo) for quality in (30, 95))
-    again = PhotoFiles(None, 95, False).encoded(b"a." + kind.encode(), PIXELS, photo)
+    name = b"a." + kind.encode()
+    small, large, again = (PhotoFiles(None, quality, False).encoded(name, PIXELS, photo) for quality in (30, 95, 95))
     assert large == again
     if kind in ("jpeg", "webp"):
         assert len(small) < len(large) / 2
@@ -421,17 +421,28 @@ def test_the_predicted_size_is_that_of_the_files(net, tmp_path, kind):
     assert 0.4 < sum(path.stat().st_size for path in files) / summary.predicted_bytes < 2.5
 
 
+def test_bfloat16_is_autocast_and_leaves_the_norms_as_they_are(net, inputs, painted, tmp_path):
+    paint(inputs, tmp_path / "out", net, precision="bf16")
+    config = json.loads((tmp_path / "out/stylize/run.json").read_text())["config"]
+    assert config["precision"] == "bf16"
+    for name in ("turned.png", "tree/plain.png"):
+        apart = error(decode(pictures_of(tmp_path / "out")[name]), decode(pictures_of(painted)[name]))
+        # 8 bits of a number: some 2 levels through 16 convolutions; weights rounded once for all would say nothing
+        assert 0 < apart < 4
+
+
 def test_onnx_files_and_modules_paint_as_weights_do(net, inputs, painted, tmp_path):
     export_style_net(styled(), tmp_path / "net.onnx")
-    for number, model in enumerate((str(tmp_path / "net.onnx"), load_model(net), styled())):
+    runtime = StyleRuntime(styled(), engine="onnxruntime")  # what computes it is the run's own choice
+    for number, model in enumerate((str(tmp_path / "net.onnx"), load_model(net), styled(), runtime)):
         paint(inputs, tmp_path / str(number), model)
         assert pictures_of(tmp_path / str(number)) == pictures_of(painted)
 
 
 def test_the_command_takes_the_network_and_its_styles(net, inputs, tmp_path, capsys):
-    words = f"stylize {inputs} {tmp_path}/out --net {net} --style starry-night=0.3,the-scream=0.7 --strength 0.7 --dry-run"
+    words = "--style starry-night=0.3,the-scream=0.7 --strength 0.7 --dry-run --net"
     with pytest.raises(SystemExit) as ended:
-        cli.main(words.split())
+        cli.main(["stylize", str(inputs), f"{tmp_path}/out", *words.split(), net])
     assert ended.value.code == 0
     assert f"{len(NAMES)} images" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
@@ -446,6 +457,24 @@ def test_a_sweep_lays_styles_and_strengths_on_a_sheet(net, inputs, tmp_path):
     summary = paint(inputs, tmp_path / "out", net, sweep=sweep, limit=2)
     assert len(summary.sweep) == 4
     assert len(list((tmp_path / "out/stylize/sheets").rglob("*.png"))) == 2
+
+
+def test_an_embedded_network_goes_by_its_name(inputs, painted, tmp_path, monkeypatch):
+    from afterimage.models.style import source
+
+    monkeypatch.setattr(source, "NETS", tmp_path)
+    with pytest.raises(UsageError, match="'paintings' is no style network; expected an embedded one"):
+        paint(inputs, tmp_path / "out", None)
+    with pytest.raises(UsageError, match="no network 'paintings'"):
+        load_model("paintings")
+    save_style_net(styled(), tmp_path / "paintings.safetensors")
+    assert paint(inputs, tmp_path / "out", None, limit=2).statuses == {"ok": 2}
+    found = pictures_of(tmp_path / "out")
+    assert found == {name: pictures_of(painted)[name] for name in found}
+    with pytest.raises(UsageError, match="nearest: paintings"):
+        paint(inputs, tmp_path / "other", "painting")
+    with pytest.raises(UsageError, match="paintings brings its own weights"):
+        load_model("paintings", weights="none")
 
 
 def test_the_page_shows_content_beside_painting(painted):

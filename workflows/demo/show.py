@@ -13,13 +13,18 @@ from torch import Tensor
 from afterimage.drawing import strength
 from afterimage.evidence.pointing import center_guess, pointing_game
 from afterimage.models.demo import CATEGORIES, PLANTED
+from afterimage.models.style.source import embedded, painter
+from afterimage.models.zoo import load_model
 
+from ..cluster import serial
 from ..rows import dictionaries, heatmap_of, map_columns
 from ..runs import run
 from ..shards import committed, read_shard
 from ..tables import text_table
 from .write import write
 
+NET = "paintings"
+"""The embedded style network that paints a few of the pictures."""
 COLUMNS = ["key", "label", "prediction"]
 OCCLUSION = {"window": 24, "stride": 12}
 """A window of about half an object, at 100 places: 14 pictures take about as long as saliency of all."""
@@ -38,18 +43,36 @@ class Evidence(NamedTuple):
 def show(out: Path, count: int = 240, occluded: int = len(CATEGORIES)) -> str:
     """Draw `count` images into `out`/data, explain them into `out`/results, and tell what came of it.
 
-    The first `occluded` of them are explained by occlusion too, into `out`/occlusion.
+    The first `occluded` of them are explained by occlusion too, into `out`/occlusion, and a few painted by the embedded
+    style network, where the package has it, into `out`/painted.
     """
     images = write(out / "data", count)
     results = out / "results"
     for verb in ("saliency", "guided-backprop"):
         summary = run(verb, images, results, model="demo", labels="folders", progress=True)
-    few = images / "occluded.txt"
-    few.write_text("".join(f"{path.relative_to(images)}\n" for path in first(images, occluded)))
+    few = _listed(images, "occluded.txt", occluded)
     given: dict[str, Any] = {"model": "demo", "labels": "folders", "target": "label", **OCCLUSION}
     shown = run("occlusion", few, out / "occlusion", progress=True, **given)
     told = f"{pointing_table(list(evidence(out)))}\n{occlusion_line(out)}"
-    return f"{told}\n\npage: {summary.page}\nocclusion: {shown.page}"
+    pages = [f"page: {summary.page}", f"occlusion: {shown.page}"]
+    if NET in embedded():
+        pages.append(f"painted: {paint(out, images)}")
+    return f"{told}\n\n{chr(10).join(pages)}"
+
+
+def paint(out: Path, images: Path, count: int = 4) -> str:
+    """Paint the first `count` images in each style of the embedded network, and return the page of `out`/painted."""
+    few = _listed(images, "painted.txt", count)
+    styles = painter(load_model(NET)).styles
+    made = run("stylize", few, out / "painted", model=NET, sweep={"style": styles}, executor=serial)
+    return str(made.page)
+
+
+def _listed(images: Path, name: str, count: int) -> Path:
+    """Write the list file of the images drawn first."""
+    few = images / name
+    few.write_text("".join(f"{path.relative_to(images)}\n" for path in first(images, count)))
+    return few
 
 
 def first(images: Path, count: int) -> list[Path]:

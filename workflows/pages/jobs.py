@@ -94,7 +94,7 @@ class Job:
 
     @property
     def summary(self) -> list[str]:
-        """What was asked for, in words: the target, the method's options, precision and device."""
+        """What was asked for, in words: the target, the method's options, engine, precision and device."""
         config, classes = self.run["config"], self.categories
         target = str(config["target"])
         target = classes[int(target)] if classes and target.isdigit() else target
@@ -102,7 +102,8 @@ class Job:
         options = [name if text == "True" else f"{name} {text}" for name, text in flat(given)]
         aims = [f"target {target}"] if target != "none" else []
         seed = [f"seed {config['seed']}"] if "seed" in config else []
-        return [*aims, *options, *seed, str(config["precision"]), str(config["device"])]
+        engine = [str(config["engine"])] if "engine" in config else []
+        return [*aims, *options, *seed, *engine, str(config["precision"]), str(config["device"])]
 
     @property
     def settings(self) -> list[tuple[str, str]]:
