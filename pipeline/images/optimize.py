@@ -189,7 +189,8 @@ def _check(task: _Task, start: Tensor, batch: int | None) -> None:
         expected = "the same smooth function at every step: no transforms, projections, rounding, until"
         raise UsageError(f"L-BFGS wants {expected}; use Adam()")
     bounded = isinstance(task.optimizer, LBFGS) and task.optimizer.bounds != LBFGS().bounds
-    if (task.projections or bounded or task.mask is not None) and not isinstance(task.parameterization, Pixels | Luminance):
+    pixels = isinstance(task.parameterization, Pixels | Luminance)
+    if (task.projections or bounded or task.mask is not None) and not pixels:
         given = "projections act" if task.projections else "bounds act" if bounded else "a mask acts"
         raise UsageError(f"{given} on pixels, which {task.parameterization} does not keep; leave one out")
     if task.mask is not None and task.mask.shape not in ((number, 1, *start.shape[2:]) for number in (1, len(start))):
