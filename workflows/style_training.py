@@ -76,7 +76,7 @@ def _train(work: Work) -> Trained:
 
 
 def sample_steps(steps: int) -> list[int]:
-    """Return after which steps samples are painted: eight times as many each time, and at the end."""
+    """Return after which steps samples are painted: early on and at the end."""
     return sorted({max(1, steps // part) for part in (64, 16, 4, 2, 1)})
 
 
@@ -167,7 +167,6 @@ def _finish(work: Work) -> dict[str, Any]:
     photographs = torch.cat(list(work.held_out.values())).to(work.device)
     about: dict[str, Any] = {
         **work.config,
-        "loss_net": work.chosen.loss_net,
         "held_out_loss": held_out_loss(net, work.course.perception, photographs)._asdict(),
         "versions": versions(),
     }

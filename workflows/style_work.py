@@ -13,7 +13,7 @@ from torch import Tensor
 from afterimage.errors import UsageError
 from afterimage.images.perceptual import Perception, Weights
 from afterimage.images.style_training import Course, Recipe, untrained
-from afterimage.models.style.net import LEAST
+from afterimage.models.style.net import LEAST, StyleNet, load_style_net
 from afterimage.models.zoo import digest, load_model
 from afterimage.registry import check_options, option
 
@@ -40,6 +40,7 @@ class Training:
     )
     loss_net: str = option("vgg19", "network that compares pictures: torchvision name, demo, timm/NAME, FILE.pt2")
     weights: str = option("DEFAULT", "its weights: DEFAULT for the published ones, or a file")
+    start: str | None = option(None, "style network whose weights the training begins with; default: random ones")
     width: int = option(32, "filters of the first convolution: 32 in the paper, 16 and 8 are smaller and faster")
     steps: int = option(2000, "how many in all")
     batch_size: int = option(4, "photographs that a step takes")
@@ -77,7 +78,7 @@ class Training:
         return Weights(self.content_weight, self.style_weight, self.tv)
 
 
-FREE = ("style", "content", "held_out", "weights", "compare", "threads", "device")
+FREE = ("style", "content", "held_out", "weights", "start", "compare", "threads", "device")
 """Options that may change while a training goes on: of pictures and weights the bytes count, not where they lie."""
 
 
@@ -140,6 +141,7 @@ def set_up(chosen: Training, file: Path, say: Say) -> Work:
     content, held_out = _contents(chosen, say)
     device = resolved_device(chosen.device)
     compute_with(chosen.threads)
+    net = _begun(chosen, list(styles)).to(device)
     model = load_model(chosen.loss_net, weights=chosen.weights)
     options = {name: value for name, value in asdict(chosen).items() if name not in FREE}
     config = {
@@ -149,12 +151,24 @@ def set_up(chosen: Training, file: Path, say: Say) -> Work:
         "contents": len(content),
         "contents_sha256": sha256_of([(item.key, item.size) for item in content]),
         "held_out": list(held_out),
+        **({} if chosen.start is None else {"start_sha256": digest_file(Path(chosen.start))}),
     }
     shown = [one.to(device) for one in pictures]
     perception = Perception.of(model.to(device), shown, chosen.style_size, chosen.loss_weights)
-    net = untrained(chosen.width, list(styles), chosen.seed).to(device)
     course = Course(net, perception, chosen.recipe)
     return Work(chosen, file, content, held_out, device, config, course, say)
+
+
+def _begun(chosen: Training, styles: list[str]) -> StyleNet:
+    """Return the network that the training begins with."""
+    net = untrained(chosen.width, styles, chosen.seed)
+    if chosen.start is not None:
+        there = load_style_net(Path(chosen.start))
+        if (there.width, len(there.styles)) != (chosen.width, len(styles)):
+            came = f"one of width {there.width} with {len(there.styles)}"
+            raise UsageError(f"start: expected a network of width {chosen.width} with {len(styles)} styles, got {came}")
+        net.load_state_dict(there.state_dict())
+    return net
 
 
 def named_styles(text: str) -> dict[str, Path]:

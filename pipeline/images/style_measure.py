@@ -48,7 +48,8 @@ def losses_of(net: StyleNet, perception: Perception, photographs: Tensor) -> Ten
 
 def held_out_loss(net: StyleNet, perception: Perception, photographs: Tensor) -> Losses:
     """Return the mean terms; what is painted lies in [0, 1]."""
-    return Losses(*losses_of(net, perception, photographs).mean((0, 1)).tolist(), 0.0)
+    content, style, tv = losses_of(net, perception, photographs).mean((0, 1)).tolist()
+    return Losses(content, style, tv, 0.0)
 
 
 def worth(

@@ -127,6 +127,18 @@ def test_other_settings_are_refused_with_the_difference(folder):
         train(folder / "net.safetensors", **given(folder))
 
 
+def test_a_training_begins_with_the_weights_of_a_network(folder):
+    first = train(folder / "first.safetensors", **given(folder))
+    start = str(first.file)
+    found = train(folder / "next.safetensors", **given(folder, start=start, steps=1, rate=1e-12))
+    assert found.about["start_sha256"] == digest_file(first.file)
+    one, other = (load_style_net(file).state_dict() for file in (first.file, found.file))
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=0, atol=1e-8)
+    with pytest.raises(UsageError, match=r"start: expected a network of width 3 with 1 styles, got one of width 2"):
+        train(folder / "bad.safetensors", **given(folder, start=start, width=3))
+
+
 def test_what_cannot_be_used_is_told_once_and_refused_if_none_is_left(folder):
     for name in ("a.jpg", "b.jpg"):
         (folder / "in" / name).write_bytes(b"\xff\xd8\xff nothing")

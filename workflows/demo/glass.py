@@ -36,8 +36,9 @@ def draw_glass(height: int = 640, width: int = 640, seed: int = 0) -> NDArray[np
     glow = 0.80 + 0.34 * np.clip(gap / 14, 0, 1)
     light = glow * (0.90 + 0.2 * smooth(rng, height, width, 9)) * (0.93 + 0.14 * streaks(rng, nearest, height, width))
     lead = np.clip((gap - 1.6) / 1.6, 0, 1)[..., None]
-    picture = lead * colors[nearest] * light[..., None] + (1 - lead) * np.array(LEAD, np.float32)
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    picture: Plane = lead * colors[nearest] * light[..., None] + (1 - lead) * np.array(LEAD, np.float32)
+    levels: NDArray[np.uint8] = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    return levels
 
 
 def spread(rng: Generator, height: int, width: int) -> Plane:
@@ -52,7 +53,7 @@ def cells(seeds: Plane, height: int, width: int) -> tuple[NDArray[np.int64], Pla
     """Return for each pixel the index of its nearest seed, and how far it is from the edge to the next cell."""
     from scipy.spatial import cKDTree
 
-    pixels = np.stack(np.mgrid[:height, :width], -1).reshape(-1, 2)
+    pixels = np.mgrid[:height, :width].reshape(2, -1).T
     distances, indices = cKDTree(seeds).query(pixels, 2)
     apart = np.linalg.norm(seeds[indices[:, 0]] - seeds[indices[:, 1]], axis=1)
     gap = (distances[:, 1] ** 2 - distances[:, 0] ** 2) / (2 * apart)
