@@ -32,7 +32,7 @@ def finish(
             continue
         if _diverged(job, one):
             row.fail("diverged", "the loss ceased to be finite; the picture is the last one before")
-            if not one.result.isfinite().all():
+            if not _all_finite(one.result):
                 row.fail("nonfinite", "the picture is not finite")
                 continue
         elif not _finite(job, one):
@@ -56,10 +56,15 @@ def _finite(job: Job, one: Explained) -> bool:
     """Whether all figures are finite."""
     own = [(detail, one.details[detail.name]) for detail in job.method.details]
     return (
-        bool(one.result.isfinite().all())
+        _all_finite(one.result)
         and (one.logits is None or bool(one.logits.isfinite().all()))
         and all(finite(detail, value) for detail, value in own if value is not None)
     )
+
+
+def _all_finite(values: Tensor) -> bool:
+    # a finite sum has none but finite terms, and takes a twentieth of the time
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _category_of_label(job: Job, label: str | None) -> str | None:

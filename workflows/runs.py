@@ -236,7 +236,7 @@ def _executing(
     job, pickled = plans[0].job, plans[0].loaded.pickled
     where = settings.scheduler, settings.workers, job.threads, job.device
     with (
-        connected(*where, shards, report.say, 1 if job.method.makes_images and not job.photos else 2) as client,
+        connected(*where, shards, report.say, 1 if job.method.makes_images else 2) as client,
         nullcontext() if pickled is None else distributed_network(client, pickled, job.model.digest),
     ):
         yield partial(through, client)

@@ -74,4 +74,4 @@ def resized(images: Tensor, size: list[int] | torch.Size) -> Tensor:
     """Return images of another height and width, in [0, 1], with antialiasing; what has it is left as it is."""
     if tuple(images.shape[2:]) == tuple(size):
         return images
-    return F.interpolate(images, tuple(size), mode="bicubic", antialias=True).clamp(0, 1)
+    return F.interpolate(images, tuple(size), mode="bicubic", antialias=True).clamp_(0, 1)
