@@ -8,6 +8,7 @@ Girshick, Donahue, Darrell, Malik, Rich feature hierarchies, 2014 (arXiv:1311.25
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
@@ -63,6 +64,5 @@ class Patches:
 def _peaks(maps: Tensor) -> Tensor:
     """Return the largest values of maps `(N, C, H, W)` with their places, `(N, C, 3)` float32."""
     width = maps.shape[3]
-    values = maps.amax((2, 3))
-    places = (maps == values[:, :, None, None]).flatten(2).byte().argmax(2)
+    values, places = (found.flatten(1) for found in F.adaptive_max_pool2d(maps, 1, return_indices=True))
     return torch.stack([values.float(), (places // width).float(), (places % width).float()], 2)

@@ -23,6 +23,21 @@ def test_a_peak_is_the_first_of_the_largest_values():
     assert peaks[1].tolist() == [[0, 0, 0], [0, 0, 0], [-0.5, 3, 4]]
 
 
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_peaks_are_those_of_a_search_by_hand(form, dtype):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randint(-3, 3, (2, 5, 6, 7), generator=generator).to(dtype)  # many ties
+    maps[0, 0, 2, 3], maps[0, 1], maps[0, 2, 0] = torch.nan, -torch.inf, -torch.inf
+    peaks = Patches(layer="0")(nn.Sequential(nn.Identity()), maps.contiguous(memory_format=form))
+    for image, channel in np.ndindex(2, 5):
+        found = maps[image, channel].double()
+        places = [(y, x) for y in range(6) for x in range(7) if found[y, x] == found.max()]
+        y, x = (2, 3) if found.isnan().any() else places[0]  # a NaN is where it is
+        expected = torch.tensor([float(found[y, x]), y, x])
+        torch.testing.assert_close(peaks[image, channel], expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_dense_neurons_have_one_place():
     peaks = Patches(layer="head")(mixed(), pictures(2, 16))
     torch.testing.assert_close(peaks[:, :, 0], mixed()(pictures(2, 16)).detach())
