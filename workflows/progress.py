@@ -24,6 +24,10 @@ SECONDS_OF_SPEED = 300.0
 """The time left follows from the last minutes: a slow method's images come many seconds apart."""
 
 
+Told = Callable[[int, int], None]
+"""Told how much is done, and of how much."""
+
+
 class Report(Protocol):
     """What a run tells while it goes on."""
 
@@ -32,6 +36,9 @@ class Report(Protocol):
 
     def advance(self, statuses: Mapping[str, int]) -> None:
         """Count rows that were committed, by status."""
+
+    def part(self, what: str) -> Told:
+        """Return what is told, of work that follows the images, how much of how much is done."""
 
 
 class Silent:
@@ -42,6 +49,10 @@ class Silent:
 
     def advance(self, statuses: Mapping[str, int]) -> None:
         """Count nothing."""
+
+    def part(self, what: str) -> Told:
+        """Return what tells nothing."""
+        return lambda done, total: None
 
 
 class _Counting:
@@ -96,11 +107,26 @@ class Lines:
         if self._counting.done > self._counting.before:
             self._write(False)
 
-    def _write(self, last: bool) -> None:
+    def part(self, what: str) -> Told:
+        """Return what writes how far the part is, every few seconds and at its end."""
+
+        def tell(done: int, total: int) -> None:
+            if self._due(done == total):
+                self.say(f"{done:,} of {total:,} {what}")
+
+        return tell
+
+    def _due(self, last: bool) -> bool:
         now = time.monotonic()
         if now - self._last < SECONDS_BETWEEN_LINES and not last:
+            return False
+        self._last = now
+        return True
+
+    def _write(self, last: bool) -> None:
+        if not self._due(last):
             return
-        self._last, done, rate = now, self._counting.done, self._counting.rate()
+        done, rate = self._counting.done, self._counting.rate()
         left, failures = (self._counting.total - done) / max(rate, 1e-9), self._counting.failures()
         self.say(
             f"{_number(done)} of {self._counting.total:,} images, {speed(rate)}, {left:.0f} s left"
@@ -128,6 +154,15 @@ class Bar:
         """Move the bar by the images of shards under way."""
         self._counting.count({}, under_way)
         self._move()
+
+    def part(self, what: str) -> Told:
+        """Return what moves a bar of the part's own, below."""
+        task = self._progress.add_task(what, total=None, rate="", failures="")
+
+        def tell(done: int, total: int) -> None:
+            self._progress.update(task, completed=done, total=total)
+
+        return tell
 
     def _move(self) -> None:
         done, failures, rate = self._counting.done, self._counting.failures(), speed(self._counting.rate())

@@ -179,7 +179,8 @@ def _show_neurons(plans: Sequence[Plan], report: Report) -> None:
         there = open_derived(out, name_of(job))
         anything = any(commit.statuses.get("ok") for commit in committed(plan.folder / "shards").values())
         if anything and (there is None or there.outdated):
-            report.say(f"neurons: {neurons(out, model=plan.loaded.network, patches=job).page}")
+            drawn = neurons(out, model=plan.loaded.network, progress=report.part("neurons"), patches=job)
+            report.say(f"neurons: {drawn.page}")
 
 
 def _calls(plans: Sequence[Plan], axes: Sequence[Axis]) -> Iterator[Call]:

@@ -11,7 +11,7 @@ torch.optim.LBFGS with line_search_fn="strong_wolfe", whose steps it follows.
 
 With bounds P clips to them, and so do all points that are evaluated. H comes from the pairs' parts that are not held,
 f has to fall below f + c₁ gᵀ(x' − x): Bertsekas, Projected Newton methods for optimization problems with simple
-constraints, 1982 (doi:10.1137/0320018). L-BFGS-B (doi:10.1137/0916069) looks for a Cauchy point first, we do not.
+constraints, 1982 (doi:10.1137/0320018). L-BFGS-B (doi:10.1137/0916069) looks for a Cauchy point first, left out here.
 """
 
 import math
@@ -69,7 +69,7 @@ class LBFGS:
 
 @dataclass
 class Trial:
-    """A place on the line, or where bounds bend it to: step length, loss, gradient, slope along what is not bent."""
+    """A place on the line, clipped to the bounds: step length, loss, gradient, and slope along what was not clipped."""
 
     length: float
     point: Tensor

@@ -189,9 +189,9 @@ def _check(task: _Task, start: Tensor, batch: int | None) -> None:
         expected = "the same smooth function at every step: no transforms, projections, rounding, until"
         raise UsageError(f"L-BFGS wants {expected}; use Adam()")
     bounded = isinstance(task.optimizer, LBFGS) and task.optimizer.bounds != LBFGS().bounds
-    pixels = isinstance(task.parameterization, Pixels | Luminance)
-    if (task.projections or bounded or task.mask is not None) and not pixels:
-        given = "projections act" if task.projections else "bounds act" if bounded else "a mask acts"
+    given = "projections act" if task.projections else "bounds act" if bounded else "a mask acts"
+    on_pixels = bool(task.projections) or bounded or task.mask is not None
+    if on_pixels and not isinstance(task.parameterization, Pixels | Luminance):
         raise UsageError(f"{given} on pixels, which {task.parameterization} does not keep; leave one out")
     if task.mask is not None and task.mask.shape not in ((number, 1, *start.shape[2:]) for number in (1, len(start))):
         raise UsageError(f"mask: expected (N or 1, 1, H, W) of the images, got {tuple(task.mask.shape)}")

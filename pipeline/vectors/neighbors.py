@@ -93,7 +93,8 @@ class _Search:
     def __init__(self, base: Tensor, queries: Tensor | None, metric: Metric, count: int) -> None:
         self.base, self.count, self.metric, self.own = base, count, metric, queries is None
         self.queries = base if queries is None else queries
-        mean = sum(_single(part, metric).sum(0, dtype=torch.float64) for part in base.split(ROWS)) / len(base)
+        sums = [_single(part, metric).sum(0, dtype=torch.float64) for part in base.split(ROWS)]
+        mean = torch.stack(sums).sum(0) / len(base)
         vectors = [_extended(one, metric, mean.float()) for one in ([base] if self.own else [base, self.queries])]
         # Products of numbers as large or small as 1e30 have no place in float32.
         self.scale = 2.0 ** -math.frexp(max(_largest(one) for one in vectors))[1]

@@ -1,5 +1,7 @@
 """Vectors and peaks over data sets, and several methods from one pass over the images."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -90,6 +92,11 @@ def test_what_is_done_already_is_not_done_again(inputs, module, tmp_path):
     assert summary.computed == 11
     assert files_of(tmp_path, "embed") == before
     assert len(files_of(tmp_path, "patches")) == 3
+
+
+def test_the_drawing_of_neurons_tells_how_far_it_is(inputs, module, tmp_path, capsys):
+    local("patches", inputs, tmp_path, model=module, layer=LAYER, limit=2, progress=True, **GIVEN)
+    assert re.search(r"^6 of 6 neurons$", capsys.readouterr().err, re.MULTILINE)
 
 
 def test_dask_gives_the_same_bytes(inputs, module, tmp_path):

@@ -1,9 +1,13 @@
 """What the progress bar knows of shards that are not committed yet."""
 
+import io
+
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from afterimage.workflows import progress, underway
-from afterimage.workflows.progress import Lines, speed
+from afterimage.workflows.progress import Bar, Lines, speed
 from afterimage.workflows.underway import Portion, forget, images_under_way, telling
 
 
@@ -53,6 +57,25 @@ def test_lines_count_shards_under_way_and_take_nothing_back(capsys, monkeypatch)
     told = capsys.readouterr().err.splitlines()
     assert [line.split(" images")[0] for line in told] == ["15 of 40", "15 of 40", "26 of 40", "40 of 40"]
     assert told[2].endswith("failed: 1 missing")
+
+
+def test_lines_tell_of_what_follows_the_images(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 1e9)
+    tell = Lines(40, {}).part("neurons")
+    for done in range(1, 4):
+        tell(done, 3)
+    assert capsys.readouterr().err == "3 of 3 neurons\n"  # the others came too soon
+
+
+def test_what_follows_the_images_has_a_bar_of_its_own():
+    with Progress(console=Console(file=io.StringIO())) as live:
+        tell = Bar(live, 40, {"ok": 40}).part("neurons")
+        assert not live.finished
+        tell(2, 3)
+        assert [(task.description, task.completed, task.total) for task in live.tasks] == [
+            ("images", 40, 40),
+            ("neurons", 2, 3),
+        ]
 
 
 @pytest.mark.parametrize(("rate", "text"), [(0, "0.0/s"), (31.26, "31.3/s"), (1, "1.0/s"), (0.125, "8.0 s each")])
