@@ -8,7 +8,7 @@
 | FILE.pt2                  | a program saved with torch.export.save                        |
 | timm/NAME                 | a network of the package timm, `pip install afterimage[timm]` |
 | paintings, mosaic         | embedded style networks: pictures in, painted pictures out    |
-| FILE.onnx, FILE.safetensors | a style network's file                                      |
+| FILE.onnx, .safetensors   | a style network's file                                        |
 | a torch.nn.Module         | that module, as it is                                         |
 """
 
