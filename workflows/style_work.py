@@ -48,8 +48,9 @@ class Training:
     style_size: int = option(256, "a style has as many pixels as a square of this side: larger for larger strokes")
     rate: float = option(1e-3, "Adam's highest; it rises over the first steps and falls to 0")
     content_weight: float = option(1.0, "α, as of style-transfer")
-    style_weight: float = option(30.0, "β, as of style-transfer")
-    tv: float = option(10.0, "γ, as of style-transfer")
+    # A picture that is optimized begins at its content; a network has to learn it, and loses it to style-transfer's β.
+    style_weight: float = option(1.0, "β, as of style-transfer, whose 30 loses the content")
+    tv: float = option(4.0, "γ, as of style-transfer")
     precision: Literal["fp32", "bf16"] = option("fp32", "arithmetic of both networks; bf16 where hardware has it")
     seed: int = option(0, "what weights, squares, order and styles are drawn by")
     compare: int = option(100, "steps of optimization that the network is compared with, at most; 0 leaves that out")
