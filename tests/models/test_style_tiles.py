@@ -104,6 +104,8 @@ def test_pictures_may_lie_in_files(net, tmp_path):
     for wrong in (np.empty((90, 71, 3), np.uint8), np.empty(levels.shape), levels):
         with pytest.raises(UsageError, match="out: expected another uint8 array"):
             runtime.paint_large(levels, out=wrong)
+    with pytest.raises(UsageError, match=r"expected one picture \(H, W, 3\), got \(1, 90, 70, 3\)"):
+        runtime.paint_large(levels[None])
 
 
 def test_a_disk_without_room_is_told_before_the_work(net, monkeypatch, temporary):

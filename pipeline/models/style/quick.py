@@ -62,7 +62,8 @@ class Quick:
     def norm(self, name: str, shares: Tensor) -> tuple[Tensor, Tensor]:
         """Return scale and shift `(C,)` of a norm for shares `(S,)`."""
         scale, shift = self.norms[name]
-        return shares @ scale, shares @ shift
+        # no product of matrices, which autocast would round
+        return (shares[:, None] * scale).sum(0), (shares[:, None] * shift).sum(0)
 
 
 def _doubled(weight: Tensor) -> Tensor:

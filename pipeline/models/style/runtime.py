@@ -138,6 +138,8 @@ class StyleRuntime(nn.Module):
         Beyond them it takes about `LIMIT` bytes of memory; where maps are larger than that, a file in the folder for
         temporary ones. `progress` is told after each strip. Raises UsageError where the disk has no room for it.
         """
+        if image.ndim != 3:
+            raise UsageError(f"image: expected one picture (H, W, 3), got {image.shape}")
         made = np.empty(image.shape, np.uint8) if out is None else out
         if made.shape != image.shape or made.dtype != np.uint8 or np.shares_memory(made, image):
             raise UsageError(f"out: expected another uint8 array {image.shape}, got {made.dtype} {made.shape}")
