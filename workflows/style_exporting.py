@@ -6,6 +6,7 @@ OUT/<net>/<n>/model.onnx    version n, one more than the last
 
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import click
 
 from afterimage.errors import UsageError
 from afterimage.models.style import StyleNet, load_style_net
-from afterimage.models.style.export import export_style_net
+from afterimage.models.style.export import ExportError, export_style_net
 from afterimage.registry import check_options, option, options_of
 
 from .files import sync_folder
@@ -42,8 +43,8 @@ class Export:
 def style_export(net: str | Path, out: str | Path, **given: Any) -> Path:
     """Export the style network in a file, ours or a checkpoint of pytorch/examples; return the ONNX file written.
 
-    `given` are `Export`'s fields. Raises UsageError for a file that is no style network, and where what ONNX Runtime
-    computes from the exported file is not what torch computes.
+    `given` are `Export`'s fields. Raises UsageError for a file that is no style network, ExportError where what ONNX
+    Runtime computes from the exported file is not what torch computes; nothing is left of it.
     """
     chosen, source, target = Export(**given), Path(net), Path(out)
     if source.suffix not in SUFFIXES:
@@ -107,10 +108,15 @@ def _quoted(name: str) -> str:
 
 def command() -> click.Command:
     """Return the command `style-export`."""
-    from .cli import click_option
+    from .cli import UNEXPECTED, click_option
 
-    def run(net: Path, out: Path, **given: Any) -> None:
-        click.echo(style_export(net, out, **given))
+    def run(net: Path, out: Path, **given: Any) -> int:
+        try:
+            click.echo(style_export(net, out, **given))
+        except ExportError as error:
+            print(f"afterimage: {error}", file=sys.stderr)
+            return UNEXPECTED
+        return 0
 
     return click.Command(
         "style-export",

@@ -6,55 +6,14 @@ from torch import nn
 
 from afterimage.errors import UsageError
 from afterimage.models.style import StyleNet, load_style_net, save_style_net
+from benchmarks.peers.style_examples import TransformerNet
 from tests.networks import lively
-
-
-class Published(nn.Module):
-    """The layout of pytorch/examples' transformer, from torch's modules."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-
-        def conv(inputs, outputs, kernel, stride=1, double=False):
-            steps = [nn.Upsample(scale_factor=2)] if double else []
-            layer = nn.Module()
-            layer.conv2d = nn.Conv2d(inputs, outputs, kernel, stride)
-            layer.forward = nn.Sequential(*steps, nn.ReflectionPad2d(kernel // 2), layer.conv2d).forward
-            return layer
-
-        def norm(channels):
-            return nn.InstanceNorm2d(channels, affine=True)
-
-        w = width
-        self.conv1, self.in1 = conv(3, w, 9), norm(w)
-        self.conv2, self.in2 = conv(w, 2 * w, 3, 2), norm(2 * w)
-        self.conv3, self.in3 = conv(2 * w, 4 * w, 3, 2), norm(4 * w)
-        for number in range(1, 6):
-            block = nn.Module()
-            block.conv1, block.in1 = conv(4 * w, 4 * w, 3), norm(4 * w)
-            block.conv2, block.in2 = conv(4 * w, 4 * w, 3), norm(4 * w)
-            self.add_module(f"res{number}", block)
-        self.deconv1, self.in4 = conv(4 * w, 2 * w, 3, double=True), norm(2 * w)
-        self.deconv2, self.in5 = conv(2 * w, w, 3, double=True), norm(w)
-        self.deconv3 = conv(w, 3, 9)
-
-    def forward(self, levels):
-        x = levels
-        for number in (1, 2, 3):
-            x = getattr(self, f"in{number}")(getattr(self, f"conv{number}").forward(x)).relu()
-        for number in range(1, 6):
-            block = getattr(self, f"res{number}")
-            inner = block.in1(block.conv1.forward(x)).relu()
-            x = x + block.in2(block.conv2.forward(inner))
-        x = self.in4(self.deconv1.forward(x)).relu()
-        x = self.in5(self.deconv2.forward(x)).relu()
-        return self.deconv3.forward(x)
 
 
 @pytest.mark.parametrize("old", [False, True])
 def test_published_checkpoints_give_what_their_network_gives(tmp_path, old):
     torch.manual_seed(0)
-    published = lively(Published(4)).double()
+    published = lively(TransformerNet(4)).double()
     state = published.state_dict()
     if old:  # torch 0.3 wrote these too
         state |= {"in1.running_mean": torch.zeros(4), "in1.running_var": torch.ones(4)}

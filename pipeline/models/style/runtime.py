@@ -214,7 +214,8 @@ class StyleRuntime(nn.Module):
 
     def _array(self, images: Bytes, strength: Tensor, shares: Tensor) -> Bytes:
         if not self._is_large(*_size(images)):
-            painted: Bytes = self._tensor(torch.from_numpy(np.ascontiguousarray(images)), strength, shares).numpy()
+            own = torch.from_numpy(np.require(images, requirements=["C", "W"]))  # torch warns of what it may not write
+            painted: Bytes = self._tensor(own, strength, shares).numpy()
             return painted
         made = np.empty(images.shape, np.uint8)
         for image, out, power, share in zip(_each(images), _each(made), strength, shares, strict=True):
