@@ -1,5 +1,7 @@
 """Training of style networks: the loss against its derivation, gradients, resumption, styles, what is refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -220,3 +222,17 @@ def test_bad_inputs_are_refused(perception, model, styles):
             course(perception).step(images)
     with pytest.raises(UsageError):
         Perception.of(model, [styles[0][0]], SIDE, Weights())
+
+
+@pytest.mark.parametrize(("name", "styles"), [("paintings", 3), ("mosaic", 1)])
+def test_the_embedded_networks_paint_and_say_how_they_were_made(name, styles):
+    import afterimage.models.style.net as net
+
+    found = net.load_style_net(Path(net.__file__).parent / "nets" / f"{name}.safetensors")
+    photograph = pictures(1, 96, 7)
+    with torch.no_grad():
+        painted = torch.cat([found(photograph, row[None]) for row in torch.eye(styles)])
+    assert (found.width, len(found.styles)) == (8, styles)
+    assert bool(((painted - photograph).abs().mean((1, 2, 3)) > 0.03).all())  # it is painted, and no blank
+    assert bool((painted.std((1, 2, 3)) > 0.05).all())
+    assert {"held_out_loss", "worth", "styles", "loss_net_digest", "versions", "start_sha256"} <= set(found.about)
