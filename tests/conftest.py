@@ -21,6 +21,12 @@ def shared() -> Callable[[str], Path]:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def subnormal() -> None:
+    """Let numbers be subnormal, which tasks that ran in this thread have switched off."""
+    torch.set_flush_denormal(False)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none."""
     if not torch.cuda.is_available():

@@ -44,7 +44,7 @@ class LBFGS:
     """
 
     rate: float = 1.0
-    history: int = 30
+    history: int = 20
     trials: int = 25
     bounds: tuple[float, float] = (-math.inf, math.inf)
     gradient_tolerance: float = 1e-7

@@ -15,8 +15,8 @@ SHARE = 0.8
 """Of the memory that is free, what a run may take."""
 WORKSPACE = 2.5
 """How many gradients of the largest activation are there at once on the way back, with convolutions' scratch."""
-PICTURES = 80
-"""How many copies of an image optimizer, line search and results keep: sixty of L-BFGS's history, Adam's four.
+PICTURES = 60
+"""How many copies of an image optimizer, line search and results keep: forty of L-BFGS's history, Adam's four.
 
 The heap takes more, as it cannot reuse every gap, which `SHARE` leaves room for.
 """

@@ -347,7 +347,7 @@ def test_refuses_numbers_that_are_none_of_its_options(options, message):
 def test_refuses_pictures_that_memory_does_not_hold_before_any_work(monkeypatch):
     model = mixed()
     sizes = Sizes(model)
-    monkeypatch.setattr(memory, "free_memory", lambda device: 4_000_000)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 6_000_000)
     with pytest.raises(UsageError, match=r"images: expected what fits .* for one picture of 256 × 256; use about"):
         transfer()(model, pictures(1, 256), [pictures(1, 16, 7)])
     with pytest.raises(UsageError, match=r"style: expected what fits .* for one picture of 512 × 512; use about"):
