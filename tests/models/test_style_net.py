@@ -6,6 +6,7 @@ from torch import nn
 
 from afterimage.errors import UsageError
 from afterimage.models.style import StyleNet, load_style_net, save_style_net
+from afterimage.models.style.source import embedded
 from benchmarks.peers.style_examples import TransformerNet
 from tests.networks import lively
 
@@ -81,3 +82,19 @@ def test_what_is_no_style_network_is_refused(tmp_path):
         load_style_net(tmp_path / "short.pth")
     with pytest.raises(UsageError, match="different names"):
         StyleNet(4, ("a", "a"))
+
+
+@pytest.mark.parametrize("name", embedded())
+def test_embedded_networks_are_small_and_say_how_they_were_made(name):
+    assert embedded()[name].stat().st_size <= 500_000
+    net = load_style_net(embedded()[name])
+    assert set(net.about["styles"]) == set(net.styles)
+    assert sum(net.about["held_out_loss"].values()) > 0
+    assert {"adam", "lbfgs"} == set(net.about["worth"])
+    picture = torch.rand(1, 3, 8, 12).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    painted = [net(picture, share[None]) for share in torch.eye(len(net.styles))]
+    # they paint: pictures lie within range but for a few pixels, and no two styles are alike
+    assert all(((one > 0) & (one < 1)).float().mean() > 0.9 for one in painted)
+    assert all(
+        (one - other).abs().mean() > 0.05 for one in (picture, *painted) for other in painted if one is not other
+    )

@@ -7,9 +7,8 @@ import pytest
 
 from afterimage.models.demo import CATEGORIES, PLANTED
 from afterimage.workflows import run, status
-from afterimage.workflows.demo.show import evidence, occlusion_hits, paint, show
+from afterimage.workflows.demo.show import evidence, occlusion_hits, show
 from afterimage.workflows.demo.write import write
-from tests.networks import styled
 
 
 def test_the_demo_writes_a_page_and_tells_what_the_ground_truth_says(tmp_path):
@@ -21,6 +20,10 @@ def test_the_demo_writes_a_page_and_tells_what_the_ground_truth_says(tmp_path):
     assert (tmp_path / "occlusion" / "page" / "index.html").exists()
     assert [job["statuses"] for job in status(tmp_path / "results")] == [{"ok": 28}] * 2
     assert [job["statuses"] for job in status(tmp_path / "occlusion")] == [{"ok": 4}]
+    painted = {job["job"]: job["statuses"] for job in status(tmp_path / "painted")}
+    styles = ("starry-night", "the-scream", "composition-vii")
+    assert painted == {f"stylize.style={style}": {"ok": 4} for style in styles}
+    assert len(list((tmp_path / "painted/stylize/sheets").rglob("*.png"))) == 4
     assert "points at the object in 4 of 4 pictures of other classes." in told
     found = list(evidence(tmp_path))
     assert sum(one.right for one in found) >= 24
@@ -28,19 +31,6 @@ def test_the_demo_writes_a_page_and_tells_what_the_ground_truth_says(tmp_path):
         assert one.mask.shape == one.saliency.shape == one.guided.shape == (128, 128)
         assert 0 < one.mask.float().mean() < 0.12
     assert show(tmp_path, count=28, occluded=4) == told, "a second run finds everything done"
-
-
-def test_a_few_pictures_are_painted_in_every_style_of_the_embedded_network(tmp_path, monkeypatch):
-    from afterimage.models.style import save_style_net, source
-
-    monkeypatch.setattr(source, "NETS", tmp_path / "nets")
-    (tmp_path / "nets").mkdir()
-    save_style_net(styled(), tmp_path / "nets" / "paintings.safetensors")
-    page = paint(tmp_path, write(tmp_path / "data", 14), count=2)
-    assert page == str(tmp_path / "painted" / "page" / "index.html")
-    jobs = {job["job"]: job["statuses"] for job in status(tmp_path / "painted")}
-    assert jobs == {f"stylize.style={style}": {"ok": 2} for style in styled().styles}
-    assert len(list((tmp_path / "painted/stylize/sheets").rglob("*.png"))) == 2
 
 
 @pytest.mark.slow

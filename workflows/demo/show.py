@@ -13,7 +13,7 @@ from torch import Tensor
 from afterimage.drawing import strength
 from afterimage.evidence.pointing import center_guess, pointing_game
 from afterimage.models.demo import CATEGORIES, PLANTED
-from afterimage.models.style.source import embedded, painter
+from afterimage.models.style.source import painter
 from afterimage.models.zoo import load_model
 
 from ..cluster import serial
@@ -43,8 +43,8 @@ class Evidence(NamedTuple):
 def show(out: Path, count: int = 240, occluded: int = len(CATEGORIES)) -> str:
     """Draw `count` images into `out`/data, explain them into `out`/results, and tell what came of it.
 
-    The first `occluded` of them are explained by occlusion too, into `out`/occlusion, and a few painted by the embedded
-    style network, where the package has it, into `out`/painted.
+    The first `occluded` of them are explained by occlusion too, into `out`/occlusion, and a few painted by an embedded
+    style network, into `out`/painted.
     """
     images = write(out / "data", count)
     results = out / "results"
@@ -54,10 +54,7 @@ def show(out: Path, count: int = 240, occluded: int = len(CATEGORIES)) -> str:
     given: dict[str, Any] = {"model": "demo", "labels": "folders", "target": "label", **OCCLUSION}
     shown = run("occlusion", few, out / "occlusion", progress=True, **given)
     told = f"{pointing_table(list(evidence(out)))}\n{occlusion_line(out)}"
-    pages = [f"page: {summary.page}", f"occlusion: {shown.page}"]
-    if NET in embedded():
-        pages.append(f"painted: {paint(out, images)}")
-    return f"{told}\n\n{chr(10).join(pages)}"
+    return f"{told}\n\npage: {summary.page}\nocclusion: {shown.page}\npainted: {paint(out, images)}"
 
 
 def paint(out: Path, images: Path, count: int = 4) -> str:
