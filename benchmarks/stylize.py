@@ -165,8 +165,7 @@ def runtime(work: Engine, precision: str, engine: str = "auto") -> Callable[[], 
         painter = StyleRuntime(
             Path(folder, "net.onnx"), engine=engine, device=work["device"], precision=precision, threads=cores()
         )
-        images = _images(work).to(work["device"])
-        painter(images[:, :, :16, :16])  # the file is read before its folder goes
+    images = _images(work).to(work["device"])
     print(f"engine: {painter.engine}", file=sys.stderr)
     return lambda: painter(images)
 
@@ -211,12 +210,11 @@ def engine_alone(count: int) -> Callable[[], None]:
     from PIL import Image
 
     from afterimage.models.style.runtime import StyleRuntime
-    from afterimage.models.zoo import load_model
+    from afterimage.models.style.source import embedded
 
     names = sorted(photographs(count).rglob("*.jpg"))
     images = [np.asarray(Image.open(name).convert("RGB")) for name in names]
-    net = load_model("paintings").network.net
-    painters = [StyleRuntime.of(net, threads=1) for _ in range(cores())]
+    painters = [StyleRuntime(embedded()["paintings"], threads=1) for _ in range(cores())]
     pool = ThreadPoolExecutor(cores())
 
     def paint(number: int) -> None:

@@ -269,16 +269,16 @@ def _tiff_exif(image: Image.Image) -> bytes:
     own = Image.Exif()
     try:
         found = image.getexif()
-        for tag in (*EXIF_TAGS, *EXIF_FOLDERS):
+        for tag in (DATE, CAMERA, LOCATION):
             if tag in found:
-                own[tag] = found.get_ifd(tag) if tag in EXIF_FOLDERS else found[tag]
+                own[tag] = found[tag] if tag == DATE else found.get_ifd(tag)
         return own.tobytes()
     except Exception:  # whatever Pillow raises on a broken one: it is as good as none
         return b""
 
 
-EXIF_TAGS, EXIF_FOLDERS = (0x0132,), (0x8769, 0x8825)
-"""Date and time; the folders of the camera's settings and of the location."""
+DATE, CAMERA, LOCATION = 0x0132, 0x8769, 0x8825
+"""EXIF's date and time; its folders of the camera's settings and of the location."""
 
 
 def _heif(data: bytes, max_pixels: int) -> Decoded:

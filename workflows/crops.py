@@ -113,5 +113,9 @@ def cut(picture: Pixels, side: int, draws: Sequence[float]) -> Pixels:
 
 def middle(picture: Pixels, side: int) -> Tensor:
     """Return the middle of a picture, as large as fits, as `(1, 3, side, side)` in [0, 1]."""
-    square = cut(picture, side, (1.0, 0.5, 0.5, 1.0))
-    return torch.from_numpy(square.copy()).permute(2, 0, 1)[None].float().div(255)
+    return as_image(cut(picture, side, (1.0, 0.5, 0.5, 1.0)))
+
+
+def as_image(picture: Pixels) -> Tensor:
+    """Return a picture as `(1, 3, H, W)` in [0, 1]."""
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float().div(255)

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from afterimage.errors import UsageError
 
-from .codecs import Decoded, ImageError
+from .codecs import CAMERA, DATE, LOCATION, Decoded, ImageError
 from .color import Pixels, not_over_white
 
 Format = Literal["jpeg", "png", "webp", "tiff"]
@@ -34,11 +34,11 @@ LONGEST = {"jpeg": 65500, "webp": 16383}
 """Pixels: the longest side that a format holds, where it has one."""
 SHARP = 90
 """The quality from which on a JPEG keeps the colors of every pixel, as painted edges need, and not those of four."""
-DATES = (0x0132,), (0x9003, 0x9004, 0x9010, 0x9011, 0x9012, 0x9290, 0x9291, 0x9292)
+DATES = (DATE,), (0x9003, 0x9004, 0x9010, 0x9011, 0x9012, 0x9290, 0x9291, 0x9292)
 """EXIF's tags of when a photograph was taken and changed, with offsets and fractions: at the top and the camera's."""
 LONGEST_EXIF = 65000
 """Bytes: a JPEG holds hardly more."""
-CAMERA, LOCATION, ORIENTATION = 0x8769, 0x8825, 0x0112
+ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)

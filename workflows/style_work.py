@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from afterimage.errors import UsageError
@@ -18,7 +17,7 @@ from afterimage.models.zoo import digest, load_model
 from afterimage.registry import check_options, option
 
 from . import manifest
-from .crops import middle
+from .crops import as_image, middle
 from .decode import MAX_PIXELS, ImageError, decode, read
 from .files import digest_file, write_json, write_whole
 from .job import compute_with, refuse_other, resolved_device, sha256_of
@@ -188,10 +187,9 @@ def named_styles(text: str) -> dict[str, Path]:
 def _picture(path: Path) -> Tensor:
     """Return a style's picture `(1, 3, h, w)` in [0, 1]."""
     try:
-        pixels = decode(read(str(path)), MAX_PIXELS)
+        return as_image(decode(read(str(path)), MAX_PIXELS))
     except ImageError as error:
         raise UsageError(f"style: {path} cannot be used: {error.message}") from error
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float().div(255)
 
 
 def _contents(chosen: Training, say: Say) -> tuple[list[Item], dict[str, Tensor]]:

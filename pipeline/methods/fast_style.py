@@ -8,11 +8,11 @@ ICLR 2017 (arXiv:1610.07629).
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..images.colors import luminance, with_luminance
+from ..images.scales import resized
 from ..models.gradients import check_images
 from ..models.style.net import LEAST
 from ..models.style.shares import parsed, shares_of
@@ -48,7 +48,9 @@ class FastStyle:
         with torch.no_grad():
             images = images.detach()
             shares = images.new_tensor([shares_of(net.styles, self.style)])
-            painted = resized(net(self._worked(images), shares=shares), images.shape[2:])
+            size = images.shape[2], images.shape[3]
+            # bicubic values go beyond [0, 1]
+            painted = resized(net(self._worked(images), shares=shares), size).clamp(0, 1)
             if self.keep_color:
                 painted = with_luminance(images, luminance(painted))
             return torch.lerp(images, painted, self.strength)
@@ -65,13 +67,7 @@ class FastStyle:
         """Return the images as large as the network sees them."""
         if self.work_size is None:
             return images
-        sides = images.shape[2:]
+        scale = self.work_size / max(images.shape[2:])
         # the shorter side of a narrow strip stays as long as the network needs it
-        return resized(images, [max(LEAST, round(side * self.work_size / max(sides))) for side in sides])
-
-
-def resized(images: Tensor, size: list[int] | torch.Size) -> Tensor:
-    """Return images of another height and width, in [0, 1], with antialiasing; what has it is left as it is."""
-    if tuple(images.shape[2:]) == tuple(size):
-        return images
-    return F.interpolate(images, tuple(size), mode="bicubic", antialias=True).clamp_(0, 1)
+        height, width = (max(LEAST, round(side * scale)) for side in images.shape[2:])
+        return resized(images, (height, width)).clamp(0, 1)

@@ -29,6 +29,19 @@ def read_state(path: Path) -> State:
     return {str(name).removeprefix("module.") if prefixed else str(name): value for name, value in content.items()}
 
 
+def names_in(path: Path) -> set[str]:
+    """Return the names in a file as `read_state` reads it; of safetensors only the header is looked at."""
+    if path.suffix != ".safetensors":
+        return set(read_state(path))
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {name.removeprefix("module.") for name in file.keys()}  # noqa: SIM118, it is no mapping
+    except (SafetensorError, OSError, ValueError) as exc:
+        raise UsageError(f"{path} is not a valid safetensors file: {_line(exc)}") from exc
+
+
 def _described(content: object) -> str:
     if not isinstance(content, Mapping):
         return type(content).__name__

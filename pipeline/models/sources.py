@@ -15,6 +15,7 @@ from ..errors import UsageError, nearest
 from .checkpoint import load_state, read_state
 from .network import Network, Preset
 from .style import source
+from .style.contract import read_style_net
 
 
 class Loaded(NamedTuple):
@@ -196,7 +197,7 @@ def from_module(module: nn.Module) -> Loaded:
 
 def from_style(name: str, path: Path) -> Loaded:
     """Load a style network; its weights and its styles say all of it, whatever file they lie in."""
-    net = source.read_style_net(path)
+    net = read_style_net(path)
     styles = hashlib.sha256("\n".join(net.styles).encode()).hexdigest()
     return Loaded(net, name, source.PRESET, source=styles)
 

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 CHANNELS, POSITIONS = 128, 400
 """Of fewer channels, or over fewer positions, transforming takes longer than the products save."""
-BLOCK = 2**19
+BLOCK = 2**22
 """How many transformed numbers are worked on at a time: they stay in the cache."""
 
 _INPUT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -2, -1, 2, 1, 0), (0, 2, -1, -2, 1, 0),

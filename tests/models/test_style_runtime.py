@@ -27,7 +27,7 @@ def net():
 def runtime(request, net):
     if request.param == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'afterimage[openvino]'")
-    return StyleRuntime.of(net, engine=request.param, threads=1)
+    return StyleRuntime(net, engine=request.param, threads=1)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 33), (64, 48), (255, 511)])
@@ -98,8 +98,8 @@ def test_shares_by_name_or_number(net):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"shares": {"screem": 1}}, "no style 'screem' in this network; nearest: scream"),
-        ({"shares": {"xyz": 1}}, "it has starry night, scream"),
+        ({"shares": {"screem": 1}}, "not 'screem'; nearest: scream"),
+        ({"shares": {"xyz": 1}}, "paints starry night, scream, not .xyz."),
         ({"shares": {"scream": 0}}, "none below 0 and some above"),
         ({"shares": {"scream": -1, "starry night": 3}}, "none below 0"),
         ({"shares": {"scream": float("nan")}}, "none below 0"),

@@ -19,7 +19,7 @@ from ...errors import UsageError
 from ..checkpoint import check_state, load_state
 from ..network import digest
 from .graph import INPUTS, IR, OPSET, OUTPUT, Pixels, signature, style_graph
-from .net import StyleNet
+from .net import StyleNet, load_style_net
 
 if TYPE_CHECKING:
     import onnx
@@ -82,6 +82,11 @@ def read_style_onnx(path: str | Path) -> tuple[StyleNet, Facts]:
     if digest(net) != facts.digest:
         raise UsageError(f"{path}: its weights are not those that it names ({facts.digest[:12]}…); export it again")
     return net.eval(), facts
+
+
+def read_style_net(path: Path) -> StyleNet:
+    """Return the style network in an ONNX file that keeps the contract, or in a file of weights. Raises UsageError."""
+    return read_style_onnx(path)[0] if path.suffix == ".onnx" else load_style_net(path)
 
 
 def _parsed(path: Path) -> "onnx.ModelProto":

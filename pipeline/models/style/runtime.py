@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError, nearest
-from .contract import read_style_onnx
+from .contract import read_style_net
 from .engines import ENGINES, Device, Engine, EngineName, Precision, TorchEngine
-from .net import LEAST, StyleNet, load_style_net
+from .net import LEAST, StyleNet
 from .probe import fastest
+from .shares import placed
 from .tiles import Keep, Picture, Progress, map_bytes, picture_of, rows_for
 
 Bytes = npt.NDArray[np.uint8]
@@ -51,7 +52,7 @@ class StyleRuntime(nn.Module):
         device or precision are not to be had.
         """
         super().__init__()
-        self.net = source if isinstance(source, StyleNet) else _read(Path(source))
+        self.net = source if isinstance(source, StyleNet) else read_style_net(Path(source))
         for name, value, known in (
             ("engine", engine, ("auto", *ENGINES)),
             ("device", device, ("cpu", "cuda")),
@@ -78,11 +79,6 @@ class StyleRuntime(nn.Module):
         self._strips: TorchEngine | None = None
         self._ready()
         self.eval()
-
-    @classmethod
-    def of(cls, net: StyleNet, **settings: Any) -> "StyleRuntime":
-        """Make a runtime of a network that was not exported; settings are those of the class."""
-        return cls(net, **settings)
 
     @property
     def styles(self) -> tuple[str, ...]:
@@ -182,13 +178,7 @@ class StyleRuntime(nn.Module):
         elif isinstance(shares, Tensor):
             rows = torch.atleast_2d(shares.detach().float().cpu())
         else:
-            for name in shares:
-                if name not in self.styles:
-                    known = ", ".join(self.styles[:8])
-                    raise UsageError(
-                        f"no style {name!r} in this network{nearest(name, self.styles) or f'; it has {known}'}"
-                    )
-            rows = torch.tensor([[float(shares.get(name, 0)) for name in self.styles]])
+            rows = torch.tensor([placed(self.styles, shares.items())])
         if rows.ndim != 2 or rows.shape[1] != len(self.styles) or len(rows) not in (1, count):
             expected = f"({len(self.styles)},) or ({count}, {len(self.styles)})"
             raise UsageError(f"shares: expected a tensor {expected}, got {tuple(rows.shape)}")
@@ -289,7 +279,3 @@ def unit(levels: Tensor) -> Tensor:
 def to_bytes(images: Tensor) -> Tensor:
     """Return images `(N, 3, H, W)` in [0, 1] as levels `(N, H, W, 3)`, rounded half to even."""
     return (images * 255).round().to(torch.uint8).movedim(1, 3).contiguous()
-
-
-def _read(path: Path) -> StyleNet:
-    return read_style_onnx(path)[0] if path.suffix == ".onnx" else load_style_net(path)

@@ -1,7 +1,7 @@
 """Shares of a style network's styles, as text: `starry-night`, or several as `starry-night=0.3,the-scream=0.7`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ...errors import UsageError, nearest
 from ..network import folded
@@ -16,14 +16,20 @@ def shares_of(styles: Sequence[str], text: str | None) -> list[float]:
     """
     if text is None:
         return [1.0, *[0.0] * (len(styles) - 1)]
+    shares = placed(styles, parsed(text))
+    total = sum(shares)
+    return [share / total for share in shares]
+
+
+def placed(styles: Sequence[str], named: Iterable[tuple[str, float]]) -> list[float]:
+    """Return each style's share as given by name; see `shares_of`."""
     places = {folded(style): place for place, style in enumerate(styles)}
     shares = [0.0] * len(styles)
-    for name, share in parsed(text):
+    for name, share in named:
         if folded(name) not in places:
             raise UsageError(f"style: the network paints {', '.join(styles)}, not {name!r}{nearest(name, styles)}")
         shares[places[folded(name)]] += share
-    total = sum(shares)
-    return [share / total for share in shares]
+    return shares
 
 
 def parsed(text: str | None) -> Shares:

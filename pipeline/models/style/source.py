@@ -5,10 +5,9 @@ from pathlib import Path
 from torch import nn
 
 from ...errors import UsageError, nearest
-from ..checkpoint import read_state
+from ..checkpoint import names_in
 from ..network import Network, Preset
-from .contract import read_style_onnx
-from .net import StyleNet, load_style_net
+from .net import StyleNet
 from .runtime import StyleRuntime
 
 NETS = Path(__file__).parent / "nets"
@@ -20,8 +19,7 @@ PRESET = Preset((256, 256))
 
 def embedded() -> dict[str, Path]:
     """Return the files of the embedded networks by name."""
-    files = (path for ending in ("*.onnx", "*.safetensors") for path in sorted(NETS.glob(ending)))
-    return {path.stem: path for path in files}
+    return {path.stem: path for path in sorted(NETS.glob("*.safetensors"))}
 
 
 def style_file(model: str) -> Path | None:
@@ -43,11 +41,6 @@ def no_style_net(model: str) -> str:
     )
 
 
-def read_style_net(path: Path) -> StyleNet:
-    """Return the style network in an ONNX file that keeps the contract, or in a file of weights. Raises UsageError."""
-    return read_style_onnx(path)[0] if path.suffix == ".onnx" else load_style_net(path)
-
-
 def painter(model: nn.Module) -> StyleNet | StyleRuntime:
     """Return what paints: the style network or its runtime that a model is, or has behind its normalization.
 
@@ -66,4 +59,4 @@ def paints(model: nn.Module) -> bool:
 
 def _paints(path: Path) -> bool:
     """Whether a file of weights has the names of a style network's."""
-    return {"conv1.conv2d.weight", "in1.weight"} <= read_state(path).keys()
+    return {"conv1.conv2d.weight", "in1.weight"} <= names_in(path)
