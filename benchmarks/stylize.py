@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from afterimage.ops.tile_convolution import has_tiles
 from benchmarks import STORE
 from benchmarks.agreement import Agreement, Arrays
 from benchmarks.datasets import FEW, end_to_end
@@ -88,7 +89,7 @@ def _row(device: Device, width: int, height: int, columns: int, batch: int) -> R
 
 
 def _on_cpu(one: Callable[..., Configuration]) -> list[Configuration]:
-    engines = ("onnxruntime", "torch", "openvino")
+    engines = ("onnxruntime", "torch", "openvino", *(["amx"] if has_tiles() else []))
     peers = [one("stock ONNX Runtime", "stock", "peer"), one("OpenVINO fp32", "openvino", "peer", precision="fp32")]
     if "bf16" in _precisions("cpu"):
         peers.append(one("OpenVINO bf16", "openvino", "peer", precision="bf16"))

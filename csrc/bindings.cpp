@@ -5,6 +5,7 @@
 #include "cpu/isa.h"
 #include "cpu/nearest_texture.h"
 #include "cpu/occlude.h"
+#include "cpu/tile_convolution.h"
 #include "cpu/total_variation.h"
 #include "formula/number.h"
 
@@ -30,6 +31,8 @@ PYBIND11_MODULE(_cpu, module) {
     module.def("occlude_bfloat16", &cpu::occlude<std::uint16_t>, unlocked());
     module.def("occlude_backward_float32", &cpu::occlude_backward<float>, unlocked());
     module.def("occlude_backward_bfloat16", &cpu::occlude_backward<bfloat16>, unlocked());
+    module.def("tile_convolution", &cpu::tile_convolution, unlocked());
+    module.def("tile_maps", &cpu::tile_maps, unlocked());
     module.def("total_variation_float32", &cpu::total_variation<float>, unlocked());
     module.def("total_variation_bfloat16", &cpu::total_variation<bfloat16>, unlocked());
     module.def("total_variation_with_gradient_float32", &cpu::total_variation_with_gradient<float>, unlocked());

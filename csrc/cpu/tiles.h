@@ -37,6 +37,11 @@ AFTERIMAGE_INLINE_AMX __m512 load16(const bfloat16* address) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
+// Which of 16 numbers are the first ones.
+constexpr __mmask16 first(std::int64_t count) {
+    return count >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1u << count) - 1);
+}
+
 // 16 numbers of either argument as pairs of bfloat16, the first in the lower half: value ≈ high + low.
 struct Halves {
     __m512i high, low;

@@ -212,7 +212,7 @@ def test_a_second_run_computes_nothing_and_leaves_the_files(net, inputs, tmp_pat
     paint(inputs, tmp_path / "out", net, engine="auto")
     before = pictures_of(tmp_path / "out")
     config = json.loads((tmp_path / "out/stylize/run.json").read_text())["config"]
-    assert config["engine"] in ("onnxruntime", "openvino", "torch")
+    assert config["engine"] in ("amx", "onnxruntime", "openvino", "torch")
     assert config["photos"] == {"format": None, "quality": 92, "keep_location": False}
     assert paint(inputs, tmp_path / "out", net, engine="auto").computed == 0
     other = next(name for name in ("torch", "onnxruntime") if name != config["engine"])

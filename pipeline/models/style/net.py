@@ -127,13 +127,8 @@ class StyleNet(nn.Module):
 
 def padded(images: Tensor) -> Tensor:
     """Reflect images `(N, C, H, W)` at their right and lower edges to sides that are multiples of 4."""
-    for dim in (2, 3):
-        size = images.shape[dim]
-        last = size - 1
-        # an index instead of a padding, whose amount an exported graph could not compute
-        place = torch.arange((size + 3) // 4 * 4, device=images.device)
-        images = images.index_select(dim, last - (last - place).abs())
-    return images
+    down, right = (-side % 4 for side in images.shape[2:])
+    return F.pad(images, (0, right, 0, down), mode="reflect") if down or right else images
 
 
 def cropped(images: Tensor, like: Tensor) -> Tensor:

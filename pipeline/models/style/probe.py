@@ -1,6 +1,5 @@
 """Which engine is the fastest here: measured once in a process for what decides it."""
 
-import importlib.util
 import statistics
 import time
 from functools import cache
@@ -11,7 +10,7 @@ from ...errors import UsageError
 from .engines import ENGINES, Device, Engine, EngineName, Precision
 from .net import StyleNet
 
-SIDE = 128
+SIDE = 256
 ROUNDS, SECONDS = 5, 1.0
 """How often each engine paints, unless the time is over before."""
 
@@ -29,11 +28,10 @@ def _measured(width: int, styles: int, device: Device, precision: Precision, thr
     engines, reasons = dict[EngineName, Engine](), []
     net = StyleNet(width, list(map(str, range(styles)))).eval()
     for name, make in ENGINES.items():
-        if importlib.util.find_spec(name) is not None:
-            try:
-                engines[name] = make(net, device, precision, threads)
-            except UsageError as reason:
-                reasons.append(str(reason))
+        try:
+            engines[name] = make(net, device, precision, threads)
+        except UsageError as reason:  # what is not installed, or not to be had on this machine
+            reasons.append(str(reason))
     if not engines:
         raise UsageError(reasons[-1])
     times = {name: statistics.median(taken) for name, taken in _times(engines, styles, device).items()}

@@ -32,9 +32,9 @@ class Quick:
             elif isinstance(module, Convolution):
                 weight, bias = (module.conv2d.get_parameter(one).detach().to(device) for one in ("weight", "bias"))
                 if module.doubles:
-                    weight = _doubled(weight)
+                    weight = doubled_weights(weight)
                 elif name == "deconv3":
-                    weight, bias = _blocks(weight), bias.repeat_interleave(BLOCK[0] * BLOCK[1])
+                    weight, bias = block_weights(weight), bias.repeat_interleave(BLOCK[0] * BLOCK[1])
                 self.weights[name] = weight.contiguous(memory_format=torch.channels_last)
                 self.biases[name], self.strides[name] = bias, module.conv2d.stride[0]
         self.like = self.biases["conv1"]
@@ -66,13 +66,13 @@ class Quick:
         return (shares[:, None] * scale).sum(0), (shares[:, None] * shift).sum(0)
 
 
-def _doubled(weight: Tensor) -> Tensor:
+def doubled_weights(weight: Tensor) -> Tensor:
     """Return weights (C, O, 4, 4) of the transposed convolution for those (O, C, 3, 3) after doubling."""
     fold = torch.as_tensor(DOUBLED).to(weight)
     return torch.einsum("ik,ockl,jl->coij", fold, weight, fold)
 
 
-def _blocks(weight: Tensor) -> Tensor:
+def block_weights(weight: Tensor) -> Tensor:
     """Return weights (O · 8, C, 10, 12) that give the pixels of a block of 2 × 4 from its top left corner."""
     rows, columns = BLOCK
     places = [F.pad(weight, (x, columns - 1 - x, y, rows - 1 - y)) for y in range(rows) for x in range(columns)]

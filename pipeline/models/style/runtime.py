@@ -21,7 +21,7 @@ Bytes = npt.NDArray[np.uint8]
 Shares = Mapping[str, float] | Tensor
 LIMIT = 2**31
 """Bytes of memory that painting may take, beyond pictures and results, before it is done by strips."""
-BYTES: dict[EngineName, int] = {"onnxruntime": 44, "openvino": 29, "torch": 20}
+BYTES: dict[EngineName, int] = {"amx": 14, "onnxruntime": 44, "openvino": 29, "torch": 20}
 """That a pass takes for each pixel and filter of the first convolution, measured at 1024 × 1024."""
 
 

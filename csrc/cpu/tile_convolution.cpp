@@ -1,0 +1,208 @@
+#include "cpu/tile_convolution.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <stdexcept>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "cpu/parallel.h"
+
+#ifdef AFTERIMAGE_AMX
+#include "cpu/tiles.h"
+#endif
+
+namespace afterimage::cpu {
+
+#ifdef AFTERIMAGE_AMX
+namespace {
+
+constexpr std::int64_t lanes = 16, block = 32;  // numbers of a register; pixels and outputs of two by two tiles
+constexpr std::int64_t most_parts = 32;         // of an image; sums of them do not depend on the number of threads
+
+// Moments of each part's pixels about its first one, so that large means cancel nothing: (parts, outputs).
+struct Moments {
+    Moments(std::int64_t parts, std::int64_t outputs)
+        : counts(parts), about(parts * outputs), sums(parts * outputs), squares(parts * outputs) {}
+
+    std::vector<double> counts;
+    std::vector<float> about;
+    std::vector<double> sums, squares;
+};
+
+// One row's, of a block of outputs.
+struct Row {
+    alignas(64) float about[block] = {}, sum[block] = {}, square[block] = {};
+};
+
+struct Shape {
+    std::int64_t channels, pitch, rows, steps, down, across, phases, height, width, outputs;
+
+    std::int64_t groups() const { return (outputs + lanes - 1) / lanes; }
+    std::int64_t group_bytes() const { return rows * steps * tiles::tile; }
+    std::int64_t weight_bytes() const { return phases * phases * groups() * group_bytes(); }
+};
+
+template <bool split, bool two>
+AFTERIMAGE_INLINE_AMX void step(const char* high, const char* low, std::int64_t pixel, const char* weights,
+                                std::int64_t next, std::int64_t behind) {
+    _tile_loadd(4, high, pixel);
+    _tile_loadd(6, weights, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(5, high + lanes * pixel, pixel);
+    _tile_dpbf16ps(2, 5, 6);
+    if constexpr (two) {
+        _tile_loadd(7, weights + next, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    if constexpr (split) {
+        _tile_loadd(4, low, pixel);
+        _tile_dpbf16ps(0, 4, 6);
+        if constexpr (two) _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, low + lanes * pixel, pixel);
+        _tile_dpbf16ps(2, 5, 6);
+        if constexpr (two) _tile_dpbf16ps(3, 5, 7);
+        _tile_loadd(4, high, pixel);
+        _tile_loadd(6, weights + behind, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(5, high + lanes * pixel, pixel);
+        _tile_dpbf16ps(2, 5, 6);
+        if constexpr (two) {
+            _tile_loadd(7, weights + behind + next, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+}
+
+// The sums of 32 pixels and 32 outputs, or 16 unless `two`.
+template <bool split, bool two>
+AFTERIMAGE_INLINE_AMX void multiply(const Shape& shape, const char* high, const char* low, const char* weights,
+                                    float* sums) {
+    const std::int64_t pixel = 2 * shape.across * shape.channels, next = shape.group_bytes();
+    tiles::zero_sums();
+    for (std::int64_t row = 0; row < shape.rows; ++row, high += 2 * shape.pitch, low += 2 * shape.pitch)
+        for (std::int64_t at = 0; at < shape.steps; ++at, weights += tiles::tile)
+            step<split, two>(high + 64 * at, low + 64 * at, pixel, weights, next, shape.weight_bytes());
+    tiles::store_sums(sums, block * sizeof(float));
+    tiles::fence();
+}
+
+// Stores the sums of up to 32 pixels and adds their moments.
+AFTERIMAGE_INLINE_AMX void finish(const float* sums, std::int64_t pixels, std::int64_t outputs, float* to,
+                                  std::int64_t pixel, Row& row) {
+    for (std::int64_t half = 0; half < block && half < outputs; half += lanes) {
+        const __mmask16 where = tiles::first(outputs - half);
+        const __m512 about = _mm512_load_ps(row.about + half);
+        __m512 sum = _mm512_load_ps(row.sum + half), square = _mm512_load_ps(row.square + half);
+        for (std::int64_t i = 0; i < pixels; ++i) {
+            const __m512 value = _mm512_loadu_ps(sums + i * block + half);
+            const __m512 apart = _mm512_sub_ps(value, about);
+            sum = _mm512_add_ps(sum, apart);
+            square = _mm512_fmadd_ps(apart, apart, square);
+            _mm512_mask_storeu_ps(to + i * pixel + half, where, value);
+        }
+        _mm512_store_ps(row.sum + half, sum);
+        _mm512_store_ps(row.square + half, square);
+    }
+}
+
+template <bool split, bool two>
+AFTERIMAGE_INLINE_AMX void convolve_row(const Shape& shape, const char* high, const char* low, const char* weights,
+                                        float* to, std::int64_t outputs, bool begins, Row& row) {
+    alignas(64) float sums[block * block];
+    for (std::int64_t x = 0; x < shape.width; x += block) {
+        const std::int64_t at = 2 * x * shape.across * shape.channels;
+        multiply<split, two>(shape, high + at, low + at, weights, sums);
+        if (begins && x == 0) std::copy_n(sums, two ? block : lanes, row.about);
+        const std::int64_t pixel = shape.phases * shape.outputs;
+        finish(sums, std::min(block, shape.width - x), outputs, to + x * pixel, pixel, row);
+    }
+}
+
+template <bool split>
+AFTERIMAGE_TARGET_AMX void amx(const Shape& shape, const char* high, const char* low, const char* weights, float* sums,
+                               std::int64_t part, Moments& moments) {
+    const std::int64_t parts = static_cast<std::int64_t>(moments.counts.size());
+    const std::int64_t begin = part * shape.height / parts, end = (part + 1) * shape.height / parts;
+    float* about = &moments.about[part * shape.outputs];
+    tiles::configure();
+    for (std::int64_t y = begin; y < end; ++y)
+        for (std::int64_t group = 0; group < shape.groups(); group += 2)
+            for (std::int64_t phase = 0; phase < shape.phases * shape.phases; ++phase) {
+                const std::int64_t below = phase / shape.phases, right = phase % shape.phases, base = group * lanes;
+                const std::int64_t from = 2 * ((y * shape.down + below) * shape.pitch + right * shape.channels);
+                const std::int64_t place = (shape.phases * y + below) * shape.phases * shape.width + right;
+                const std::int64_t outputs = std::min(block, shape.outputs - base);
+                const char* tiles = weights + (phase * shape.groups() + group) * shape.group_bytes();
+                const bool begins = y == begin && phase == 0;
+                float* to = sums + place * shape.outputs + base;
+                Row row;
+                if (!begins) std::copy_n(about + base, outputs, row.about);
+                if (outputs > lanes)
+                    convolve_row<split, true>(shape, high + from, low + from, tiles, to, outputs, begins, row);
+                else
+                    convolve_row<split, false>(shape, high + from, low + from, tiles, to, outputs, begins, row);
+                std::copy_n(row.about, outputs, about + base);
+                for (std::int64_t i = 0, at = part * shape.outputs + base; i < outputs; ++i, ++at)
+                    moments.sums[at] += row.sum[i], moments.squares[at] += row.square[i];
+            }
+    tiles::release();
+    moments.counts[part] = static_cast<double>((end - begin) * shape.width * shape.phases * shape.phases);
+}
+
+struct Norm {
+    const float *weight, *bias;
+    float *scale, *shift;
+    double eps;
+};
+
+// What the norm makes of each output, from the moments of all parts about the mean of all.
+void merge(const Moments& moments, std::int64_t outputs, const Norm& norm) {
+    const std::size_t parts = moments.counts.size();
+    const double total = std::accumulate(moments.counts.begin(), moments.counts.end(), 0.0);
+    const double share = 1.0 / total;
+    std::vector<double> means(outputs), squares(outputs);
+    for (std::size_t part = 0; part < parts; ++part)
+        for (std::int64_t i = 0, at = part * outputs; i < outputs; ++i, ++at)
+            means[i] += (moments.about[at] * moments.counts[part] + moments.sums[at]) * share;
+    for (std::size_t part = 0; part < parts; ++part)
+        for (std::int64_t i = 0, at = part * outputs; i < outputs; ++i, ++at) {
+            const double apart = moments.about[at] - means[i];
+            squares[i] += moments.squares[at] + apart * (2.0 * moments.sums[at] + apart * moments.counts[part]);
+        }
+    for (std::int64_t i = 0; i < outputs; ++i) {
+        const double scale = norm.weight[i] / std::sqrt(std::max(0.0, squares[i]) / total + norm.eps);
+        norm.scale[i] = static_cast<float>(scale);
+        norm.shift[i] = static_cast<float>(norm.bias[i] - scale * means[i]);
+    }
+}
+
+}  // namespace
+#endif
+
+void tile_convolution(std::uintptr_t high, std::uintptr_t low, std::uintptr_t weights, std::uintptr_t sums,
+                      std::uintptr_t norm_weight, std::uintptr_t norm_bias, std::uintptr_t scale, std::uintptr_t shift,
+                      double eps, std::int64_t channels, std::int64_t pitch, std::int64_t rows, std::int64_t steps,
+                      std::int64_t stride_down, std::int64_t stride_across, std::int64_t phases, std::int64_t height,
+                      std::int64_t width, std::int64_t outputs, int threads) {
+    if (isa() < Isa::amx) throw std::invalid_argument("tile_convolution needs AMX; convolve with torch in its place");
+#ifdef AFTERIMAGE_AMX
+    const Shape shape{channels, pitch, rows, steps, stride_down, stride_across, phases, height, width, outputs};
+    const std::int64_t parts = std::min(height, most_parts);
+    Moments moments(parts, outputs);
+    const auto run = low ? amx<true> : amx<false>;
+    parallel(parts, threads, [&](std::int64_t part) {
+        run(shape, reinterpret_cast<const char*>(high), reinterpret_cast<const char*>(low ? low : high),
+            reinterpret_cast<const char*>(weights), reinterpret_cast<float*>(sums), part, moments);
+    });
+    if (!norm_weight) return;
+    const Norm norm{reinterpret_cast<const float*>(norm_weight), reinterpret_cast<const float*>(norm_bias),
+                    reinterpret_cast<float*>(scale), reinterpret_cast<float*>(shift), eps};
+    merge(moments, outputs, norm);
+#endif
+}
+
+}  // namespace afterimage::cpu
