@@ -39,7 +39,7 @@ from .labels import labels_by_class
 from .named import NamedPicture, named_pictures
 from .photos import PhotoFiles
 from .picture_names import picture_names
-from .probe import check_inputs, pixels_in, tried
+from .probe import check_inputs, pixels_in, tried, with_layer
 from .rows import drawn_size, predicted_size
 from .settings import Settings
 from .shards import committed
@@ -234,7 +234,7 @@ def _job(
     geometry = _geometry(method, settings, network.preset if network else None)
     return Job(
         verb=method.verb,
-        options=options,
+        options=with_layer(method, options, network, geometry),
         model=loaded.source,
         target=_target(method, settings, options, network),
         geometry=geometry,

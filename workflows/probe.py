@@ -5,11 +5,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
 
 from afterimage.errors import UsageError
 from afterimage.models.network import Network
-from afterimage.registry import NAMED_PICTURES, PICTURES
+from afterimage.registry import NAMED_PICTURES, PICTURES, Method
 
 from .calls import PADDING, Slot, arguments, explain, method_for, pictures_of, to_images
 from .decode import size_of
@@ -25,6 +26,8 @@ LOOKED_AT = 1000
 """How many pictures' headers are read to learn the size of the largest."""
 HEADERS = 100
 """About how many are read to learn their mean size."""
+UNKNOWN = (64, 64)
+"""Of a picture where all sizes may come."""
 KNOWN = {*PICTURES, *NAMED_PICTURES, "target", "seeds", "progress", "weights"}
 
 
@@ -63,6 +66,17 @@ def tried(job: Job, network: Network) -> Tried:
     finally:
         hook.remove()
     return Tried(False, len(explained.result))
+
+
+def with_layer(
+    method: Method, options: Mapping[str, Any], network: Network | None, geometry: Geometry
+) -> Mapping[str, Any]:
+    """Return a method's options with the layer that it reads where none is named, so that records and pages say it."""
+    if network is None or not hasattr(method.cls, "reads") or options.get("layer") is not None:
+        return options
+    like = next(network.parameters(), torch.empty(0))
+    black = like.new_zeros(1, 3, *(geometry.size if max(geometry.size) else UNKNOWN), dtype=torch.float32)
+    return {**options, "layer": method.cls(**options).reads(network, black)}
 
 
 def check_inputs(job: Job, network: Network | None, items: Sequence[Item]) -> None:
@@ -113,7 +127,7 @@ def pixels_in(items: Sequence[Item]) -> float:
 def _largest(geometry: Geometry, sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
     """Return height and width of the largest picture as the network takes it."""
     fitted = [geometry.fitted(*size) for size in sizes.values()]
-    return max(fitted, key=lambda size: size[0] * size[1], default=geometry.size if max(geometry.size) else (64, 64))
+    return max(fitted, key=lambda size: size[0] * size[1], default=geometry.size if max(geometry.size) else UNKNOWN)
 
 
 def _check_mask(job: Job, sizes: Mapping[str, tuple[int, int]]) -> None:

@@ -54,8 +54,12 @@ class Activations:
         check_images(images)
         self._found(model, images[:1])
 
+    def reads(self, model: nn.Module, images: Tensor) -> str:
+        """Return the layer whose maps are drawn, by the name that `activations` takes."""
+        return self.layer or first_maps(model, images)
+
     def _found(self, model: nn.Module, images: Tensor) -> Tensor:
-        name = self.layer or first_maps(model, images)
+        name = self.reads(model, images)
         with frozen(model), torch.no_grad():
             found = activations(model, images.detach(), [name])[name]
         if found.ndim not in (2, 4):

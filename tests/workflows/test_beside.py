@@ -1,5 +1,6 @@
 """Vectors and peaks over data sets, and several methods from one pass over the images."""
 
+import json
 import re
 
 import numpy as np
@@ -50,6 +51,13 @@ def test_vectors_are_stored_as_the_method_gives_them(inputs, module, tmp_path, d
     assert not {"drawing", "overlay"} & set(row)
 
 
+@pytest.mark.parametrize(("verb", "layer"), [("embed", "input:head"), ("activations", "relu")])
+def test_the_layer_that_nobody_named_is_recorded(inputs, module, tmp_path, verb, layer):
+    local(verb, inputs, tmp_path, model=module, **GIVEN)
+    assert json.loads((tmp_path / verb / "run.json").read_text())["config"]["options"]["layer"] == layer
+    assert local(verb, inputs, tmp_path, model=module, **GIVEN).computed == 0
+
+
 def test_inputs_that_failed_have_no_vector(module, tmp_path):
     write_faulty(tmp_path / "inputs")
     local("embed", tmp_path / "inputs", tmp_path / "out", model=module, keep="none")
@@ -82,7 +90,7 @@ def test_the_network_is_called_once_a_batch_for_all(inputs, module, tmp_path, mo
     monkeypatch.setattr("afterimage.workflows.task.prepared", lambda *_: network)
     network.register_forward_hook(lambda *_: calls.append(1))
     local("embed", inputs, tmp_path, model=module, also="saliency,patches", **GIVEN)
-    assert len(calls) == 3 + 2  # eleven pictures in batches of four; two to find the layers that are read
+    assert len(calls) == 3  # eleven pictures in batches of four
 
 
 def test_what_is_done_already_is_not_done_again(inputs, module, tmp_path):
