@@ -31,6 +31,10 @@ PYBIND11_MODULE(_cpu, module) {
     module.def("occlude_bfloat16", &cpu::occlude<std::uint16_t>, unlocked());
     module.def("occlude_backward_float32", &cpu::occlude_backward<float>, unlocked());
     module.def("occlude_backward_bfloat16", &cpu::occlude_backward<bfloat16>, unlocked());
+    pybind11::enum_<cpu::Edges>(module, "Edges")
+        .value("reflect", cpu::Edges::reflect)
+        .value("repeat", cpu::Edges::repeat)
+        .value("zero", cpu::Edges::zero);
     module.def("tile_convolution", &cpu::tile_convolution, unlocked());
     module.def("tile_maps", &cpu::tile_maps, unlocked());
     module.def("total_variation_float32", &cpu::total_variation<float>, unlocked());

@@ -19,7 +19,7 @@ namespace afterimage::cpu {
 namespace {
 
 constexpr std::int64_t lanes = 16, block = 32;  // numbers of a register; pixels and outputs of two by two tiles
-constexpr std::int64_t most_parts = 32;         // of an image; sums of them do not depend on the number of threads
+constexpr std::int64_t least_parts = 8, most_parts = 32;  // of an image
 
 // Moments of each part's pixels about its first one, so that large means cancel nothing: (parts, outputs).
 struct Moments {
@@ -33,7 +33,7 @@ struct Moments {
 
 // One row's, of a block of outputs.
 struct Row {
-    alignas(64) float about[block] = {}, sum[block] = {}, square[block] = {};
+    alignas(64) float bias[block] = {}, about[block] = {}, sum[block] = {}, square[block] = {};
 };
 
 struct Shape {
@@ -42,6 +42,11 @@ struct Shape {
     std::int64_t groups() const { return (outputs + lanes - 1) / lanes; }
     std::int64_t group_bytes() const { return rows * steps * tiles::tile; }
     std::int64_t weight_bytes() const { return phases * phases * groups() * group_bytes(); }
+
+    // Rows whose maps take half a megabyte.
+    std::int64_t few(bool split) const {
+        return std::max<std::int64_t>(1, (1 << 19) / ((split ? 4 : 2) * pitch * down));
+    }
 };
 
 template <bool split, bool two>
@@ -95,10 +100,10 @@ AFTERIMAGE_INLINE_AMX void finish(const float* sums, std::int64_t pixels, std::i
                                   std::int64_t pixel, Row& row) {
     for (std::int64_t half = 0; half < block && half < outputs; half += lanes) {
         const __mmask16 where = tiles::first(outputs - half);
-        const __m512 about = _mm512_load_ps(row.about + half);
+        const __m512 bias = _mm512_load_ps(row.bias + half), about = _mm512_load_ps(row.about + half);
         __m512 sum = _mm512_load_ps(row.sum + half), square = _mm512_load_ps(row.square + half);
         for (std::int64_t i = 0; i < pixels; ++i) {
-            const __m512 value = _mm512_loadu_ps(sums + i * block + half);
+            const __m512 value = _mm512_add_ps(_mm512_load_ps(sums + i * block + half), bias);
             const __m512 apart = _mm512_sub_ps(value, about);
             sum = _mm512_add_ps(sum, apart);
             square = _mm512_fmadd_ps(apart, apart, square);
@@ -116,39 +121,50 @@ AFTERIMAGE_INLINE_AMX void convolve_row(const Shape& shape, const char* high, co
     for (std::int64_t x = 0; x < shape.width; x += block) {
         const std::int64_t at = 2 * x * shape.across * shape.channels;
         multiply<split, two>(shape, high + at, low + at, weights, sums);
-        if (begins && x == 0) std::copy_n(sums, two ? block : lanes, row.about);
+        if (begins && x == 0)
+            for (std::int64_t i = 0; i < outputs; ++i) row.about[i] = sums[i] + row.bias[i];
         const std::int64_t pixel = shape.phases * shape.outputs;
         finish(sums, std::min(block, shape.width - x), outputs, to + x * pixel, pixel, row);
     }
 }
 
+// One row of a block of outputs and of one phase.
 template <bool split>
-AFTERIMAGE_TARGET_AMX void amx(const Shape& shape, const char* high, const char* low, const char* weights, float* sums,
-                               std::int64_t part, Moments& moments) {
-    const std::int64_t parts = static_cast<std::int64_t>(moments.counts.size());
+AFTERIMAGE_INLINE_AMX void convolve(const Shape& shape, const char* high, const char* low, const char* weights,
+                                    const float* bias, float* sums, std::int64_t y, std::int64_t group,
+                                    std::int64_t phase, bool begins, float* about, double* sum, double* square) {
+    const std::int64_t below = phase / shape.phases, right = phase % shape.phases, base = group * lanes;
+    const std::int64_t from = 2 * ((y * shape.down + below) * shape.pitch + right * shape.channels);
+    const std::int64_t place = (shape.phases * y + below) * shape.phases * shape.width + right;
+    const std::int64_t outputs = std::min(block, shape.outputs - base);
+    const char* tiles = weights + (phase * shape.groups() + group) * shape.group_bytes();
+    float* to = sums + place * shape.outputs + base;
+    Row row;
+    if (bias) std::copy_n(bias + base, outputs, row.bias);
+    if (!begins) std::copy_n(about + base, outputs, row.about);
+    if (outputs > lanes)
+        convolve_row<split, true>(shape, high + from, low + from, tiles, to, outputs, begins, row);
+    else
+        convolve_row<split, false>(shape, high + from, low + from, tiles, to, outputs, begins, row);
+    std::copy_n(row.about, outputs, about + base);
+    for (std::int64_t i = 0; i < outputs; ++i)
+        sum[base + i] += row.sum[i], square[base + i] += row.square[i];
+}
+
+// A part's rows, a few at a time: their maps and the weights of one block of outputs stay in the second-level cache.
+template <bool split>
+AFTERIMAGE_TARGET_AMX void amx(const Shape& shape, const char* high, const char* low, const char* weights,
+                               const float* bias, float* sums, std::int64_t part, Moments& moments) {
+    const std::int64_t parts = static_cast<std::int64_t>(moments.counts.size()), at = part * shape.outputs;
     const std::int64_t begin = part * shape.height / parts, end = (part + 1) * shape.height / parts;
-    float* about = &moments.about[part * shape.outputs];
+    const std::int64_t few = shape.few(split);
     tiles::configure();
-    for (std::int64_t y = begin; y < end; ++y)
+    for (std::int64_t top = begin; top < end; top += few)
         for (std::int64_t group = 0; group < shape.groups(); group += 2)
-            for (std::int64_t phase = 0; phase < shape.phases * shape.phases; ++phase) {
-                const std::int64_t below = phase / shape.phases, right = phase % shape.phases, base = group * lanes;
-                const std::int64_t from = 2 * ((y * shape.down + below) * shape.pitch + right * shape.channels);
-                const std::int64_t place = (shape.phases * y + below) * shape.phases * shape.width + right;
-                const std::int64_t outputs = std::min(block, shape.outputs - base);
-                const char* tiles = weights + (phase * shape.groups() + group) * shape.group_bytes();
-                const bool begins = y == begin && phase == 0;
-                float* to = sums + place * shape.outputs + base;
-                Row row;
-                if (!begins) std::copy_n(about + base, outputs, row.about);
-                if (outputs > lanes)
-                    convolve_row<split, true>(shape, high + from, low + from, tiles, to, outputs, begins, row);
-                else
-                    convolve_row<split, false>(shape, high + from, low + from, tiles, to, outputs, begins, row);
-                std::copy_n(row.about, outputs, about + base);
-                for (std::int64_t i = 0, at = part * shape.outputs + base; i < outputs; ++i, ++at)
-                    moments.sums[at] += row.sum[i], moments.squares[at] += row.square[i];
-            }
+            for (std::int64_t phase = 0; phase < shape.phases * shape.phases; ++phase)
+                for (std::int64_t y = top; y < std::min(top + few, end); ++y)
+                    convolve<split>(shape, high, low, weights, bias, sums, y, group, phase, y == begin && phase == 0,
+                                    &moments.about[at], &moments.sums[at], &moments.squares[at]);
     tiles::release();
     moments.counts[part] = static_cast<double>((end - begin) * shape.width * shape.phases * shape.phases);
 }
@@ -183,20 +199,22 @@ void merge(const Moments& moments, std::int64_t outputs, const Norm& norm) {
 }  // namespace
 #endif
 
-void tile_convolution(std::uintptr_t high, std::uintptr_t low, std::uintptr_t weights, std::uintptr_t sums,
-                      std::uintptr_t norm_weight, std::uintptr_t norm_bias, std::uintptr_t scale, std::uintptr_t shift,
-                      double eps, std::int64_t channels, std::int64_t pitch, std::int64_t rows, std::int64_t steps,
-                      std::int64_t stride_down, std::int64_t stride_across, std::int64_t phases, std::int64_t height,
-                      std::int64_t width, std::int64_t outputs, int threads) {
+void tile_convolution(std::uintptr_t high, std::uintptr_t low, std::uintptr_t weights, std::uintptr_t bias,
+                      std::uintptr_t sums, std::uintptr_t norm_weight, std::uintptr_t norm_bias, std::uintptr_t scale,
+                      std::uintptr_t shift, double eps, std::int64_t channels, std::int64_t pitch, std::int64_t rows,
+                      std::int64_t steps, std::int64_t stride_down, std::int64_t stride_across, std::int64_t phases,
+                      std::int64_t height, std::int64_t width, std::int64_t outputs, int threads) {
     if (isa() < Isa::amx) throw std::invalid_argument("tile_convolution needs AMX; convolve with torch in its place");
 #ifdef AFTERIMAGE_AMX
     const Shape shape{channels, pitch, rows, steps, stride_down, stride_across, phases, height, width, outputs};
-    const std::int64_t parts = std::min(height, most_parts);
+    // By sizes alone, so that sums do not depend on the number of threads.
+    const std::int64_t parts = std::clamp(height / shape.few(low), std::min(height, least_parts), most_parts);
     Moments moments(parts, outputs);
     const auto run = low ? amx<true> : amx<false>;
     parallel(parts, threads, [&](std::int64_t part) {
         run(shape, reinterpret_cast<const char*>(high), reinterpret_cast<const char*>(low ? low : high),
-            reinterpret_cast<const char*>(weights), reinterpret_cast<float*>(sums), part, moments);
+            reinterpret_cast<const char*>(weights), reinterpret_cast<const float*>(bias),
+            reinterpret_cast<float*>(sums), part, moments);
     });
     if (!norm_weight) return;
     const Norm norm{reinterpret_cast<const float*>(norm_weight), reinterpret_cast<const float*>(norm_bias),

@@ -61,17 +61,18 @@ AFTERIMAGE_TARGET_AMX void amx(const Filling& filling, const float* sums, float*
     }
 }
 
-// The pixel whose numbers lie at a place that may be beyond the first or the last one.
-std::int64_t mirrored(std::int64_t place, std::int64_t size, bool repeat) {
-    const std::int64_t inside = std::clamp<std::int64_t>(place, 0, size - 1);
-    return repeat ? inside : 2 * inside - place;
-}
-
-// A row's edges; it points to the first pixel within.
-void widen(bfloat16* row, std::int64_t width, std::int64_t channels, std::int64_t edge, bool repeat) {
-    for (std::int64_t i = 1; i <= edge; ++i)
-        for (const std::int64_t place : {-i, width - 1 + i})
-            std::copy_n(row + mirrored(place, width, repeat) * channels, channels, row + place * channels);
+// Sets what lies up to `edge` places before the first and behind the last of `size` ones, of so many numbers each.
+void widen(bfloat16* first, std::int64_t size, std::int64_t numbers, std::int64_t before, std::int64_t behind,
+           Edges edges) {
+    const auto set = [&](std::int64_t place, std::int64_t inside) {
+        bfloat16* to = first + place * numbers;
+        if (edges == Edges::zero)
+            std::fill_n(to, numbers, bfloat16{0});
+        else
+            std::copy_n(first + (edges == Edges::repeat ? inside : 2 * inside - place) * numbers, numbers, to);
+    };
+    for (std::int64_t i = 1; i <= before; ++i) set(-i, 0);
+    for (std::int64_t i = 1; i <= behind; ++i) set(size - 1 + i, size - 1);
 }
 
 }  // namespace
@@ -79,12 +80,12 @@ void widen(bfloat16* row, std::int64_t width, std::int64_t channels, std::int64_
 
 void tile_maps(std::uintptr_t sums, std::uintptr_t scale, std::uintptr_t shift, std::uintptr_t kept, std::uintptr_t high,
                std::uintptr_t low, std::int64_t height, std::int64_t width, std::int64_t channels, std::int64_t edge,
-               bool repeat, bool rectify, bool add, int threads) {
+               std::int64_t above, std::int64_t below, Edges edges, bool rectify, bool add, int threads) {
     if (isa() < Isa::amx) throw std::invalid_argument("tile_maps needs AMX; convolve with torch in its place");
 #ifdef AFTERIMAGE_AMX
     const Filling filling{repeated(reinterpret_cast<const float*>(scale), channels),
                           repeated(reinterpret_cast<const float*>(shift), channels), width * channels, rectify, add};
-    const std::int64_t pitch = (width + 2 * edge) * channels, begin = edge * pitch + edge * channels;
+    const std::int64_t pitch = (width + 2 * edge) * channels, begin = above * pitch + edge * channels;
     const auto fill = [&](std::int64_t y) {
         bfloat16* planes[] = {reinterpret_cast<bfloat16*>(high), reinterpret_cast<bfloat16*>(low)};
         float* trunk = kept ? reinterpret_cast<float*>(kept) + y * filling.numbers : nullptr;
@@ -92,18 +93,14 @@ void tile_maps(std::uintptr_t sums, std::uintptr_t scale, std::uintptr_t shift, 
             if (plane) plane += begin + y * pitch;
         (low ? amx<true> : amx<false>)(filling, reinterpret_cast<const float*>(sums) + y * filling.numbers, trunk, planes[0], planes[1]);
         for (bfloat16* plane : planes)
-            if (plane) widen(plane, width, channels, edge, repeat);
+            if (plane) widen(plane, width, channels, edge, edge, edges);
     };
     const std::int64_t parts = std::min<std::int64_t>(height, threads > 1 ? threads * pieces : 1);
     parallel(parts, threads, [&](std::int64_t part) {
         for (std::int64_t y = part * height / parts; y < (part + 1) * height / parts; ++y) fill(y);
     });
     for (const std::uintptr_t plane : {high, low})
-        for (std::int64_t i = 1; plane && i <= edge; ++i)
-            for (const std::int64_t y : {-i, height - 1 + i}) {
-                bfloat16* top = reinterpret_cast<bfloat16*>(plane) + edge * pitch;
-                std::copy_n(top + mirrored(y, height, repeat) * pitch, pitch, top + y * pitch);
-            }
+        if (plane) widen(reinterpret_cast<bfloat16*>(plane) + above * pitch, height, pitch, above, below, edges);
 #endif
 }
 

@@ -8,8 +8,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import UsageError
 from ..models.layers import activations
+from ..models.quickened import workspace
 from ..models.remembered import remembered
-from ..models.winograd import workspace
 
 SHARE = 0.8
 """Of the memory that is free, what a run may take."""

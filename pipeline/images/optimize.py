@@ -15,7 +15,7 @@ from ..errors import UsageError
 from ..models.frozen import frozen
 from ..models.gradients import check_images
 from ..models.layers import activations
-from ..models.winograd import winograd
+from ..models.quickened import quickened
 from .lbfgs import LBFGS
 from .memory import batch_for
 from .objectives import Objective, Seen
@@ -166,7 +166,7 @@ def _optimize(
         start = start.clone() if start.is_inference() else start
         most = batch or batch_for(task.model, task.objective.layers, start)
         result = _left(task, start)
-        with winograd(task.model):
+        with quickened(task.model):
             for begin in range(0, len(alive), most):
                 course = _Course(task, start, seeds, alive[begin : begin + most], result)
                 for number in course.run():

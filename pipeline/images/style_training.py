@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..models.frozen import frozen
+from ..models.quickened import quickened
 from ..models.style.net import LEAST, Norm, StyleNet, cropped, padded
-from ..models.winograd import winograd
 from .perceptual import Perception
 from .seeds import uniform
 
@@ -104,7 +104,7 @@ class Course:
         """
         with frozen(self.perception.model), ExitStack() as held:
             if self.recipe.precision == "fp32":
-                held.enter_context(winograd(self.perception.model))
+                held.enter_context(quickened(self.perception.model))
             while self.done < self.recipe.steps:
                 self.step(draw(self.done))
                 if watch is not None and watch(self):

@@ -37,7 +37,7 @@ from ..models.gradients import check_images, check_subject, checked_target, clas
 from ..models.layers import OUTPUT
 from ..models.remembered import remembered
 from ..models.windows import Extent
-from ..models.winograd import quickens
+from ..models.quickened import quickens
 from ..painting import Painting, painted
 from ..registry import Classes, Curve, Diverged, Image, Images, Progress, Values, option, register
 

@@ -8,14 +8,9 @@ Errors are some ten roundings of float32 instead of three: 1e-5 of the largest o
 Lavin, Gray, Fast algorithms for convolutional neural networks, CVPR 2016 (arXiv:1509.09308), section 4.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, TypeGuard
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor
 
 CHANNELS, POSITIONS = 128, 400
 """Of fewer channels, or over fewer positions, transforming takes longer than the products save."""
@@ -27,95 +22,6 @@ _INPUT = ((4, 0, -5, 0, 1, 0), (0, -4, -4, 1, 1, 0), (0, 4, -4, -1, 1, 0), (0, -
 _WEIGHT = ((6, 0, 0), (-4, -4, -4), (-4, 4, -4), (1, 2, 4), (1, -2, 4), (0, 0, 24))
 """24 G."""
 _OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
-
-
-@contextmanager
-def winograd(model: nn.Module) -> Iterator[None]:
-    """Compute a frozen model's convolutions this way where they gain by it, float32 on a CPU; afterwards as before."""
-    modules = [module for module in model.modules() if _gains(module)]
-    changed = [one for one in modules if "forward" not in vars(one) and not one.weight.requires_grad]
-    try:
-        for module in changed:
-            module.forward = _Quick(module)  # type: ignore[method-assign,assignment]
-        yield
-    finally:
-        for module in changed:
-            del module.forward
-
-
-def workspace(model: nn.Module) -> int:
-    """Return the bytes of transformed weights, forth and back."""
-    return sum(2 * 36 // 9 * module.weight.nbytes for module in model.modules() if _gains(module))
-
-
-def quickens(model: nn.Module, image: Tensor) -> bool:
-    """Return whether any convolution is computed this way for images like `image` `(1, 3, H, W)`, without computing."""
-    modules, positions = [module for module in model.modules() if _gains(module)], [0]
-    if not modules or image.dtype != torch.float32:
-        return bool(modules)
-    handles = [
-        one.register_forward_pre_hook(lambda _, given: positions.append(given[0].shape[2:].numel())) for one in modules
-    ]
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-            model(mode.from_tensor(image.detach()))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return max(positions) >= POSITIONS
-
-
-def _gains(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Return whether a module is a plain 3 × 3 convolution of many channels, in float32."""
-    if type(module) is not nn.Conv2d:
-        return False
-    plain = (module.kernel_size, module.stride, module.dilation, module.groups, module.padding, module.padding_mode)
-    if plain != ((3, 3), (1, 1), (1, 1), 1, (1, 1), "zeros"):
-        return False
-    many = min(module.in_channels, module.out_channels) >= CHANNELS
-    return (
-        many and type(module.weight) is nn.Parameter and module.weight.dtype == torch.float32 and _on_cpu(module.weight)
-    )
-
-
-def _on_cpu(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.layout == torch.strided
-
-
-class _Quick:
-    """The forward pass of one convolution; weights are transformed when they are needed first."""
-
-    def __init__(self, module: nn.Conv2d) -> None:
-        self.module = module
-        self.weights: dict[bool, Tensor] = {}
-
-    def __call__(self, maps: Tensor) -> Tensor:
-        if not self._fits(maps) or torch.is_autocast_enabled("cpu"):
-            return F.conv2d(maps, self.module.weight, self.module.bias, padding=1)
-        return _Convolution.apply(maps, self)  # type: ignore[no-any-return]
-
-    def _fits(self, maps: Tensor) -> bool:
-        plain = type(maps) is Tensor and maps.dtype == torch.float32 and _on_cpu(maps) and maps.ndim == 4
-        return plain and maps.shape[1] == self.module.in_channels and maps.shape[2:].numel() >= POSITIONS
-
-    def convolved(self, maps: Tensor, back: bool) -> Tensor:
-        """Return the convolution of maps, or the gradient by them of that whose gradient is given."""
-        if back not in self.weights:
-            weight = self.module.weight.detach()
-            self.weights[back] = transformed(weight.flip(2, 3).transpose(0, 1) if back else weight)
-        return convolve(maps, self.weights[back], None if back else self.module.bias)
-
-
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, quick: _Quick) -> Tensor:
-        ctx.quick = quick
-        return quick.convolved(maps, back=False)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.quick.convolved(grad, back=True), None
 
 
 def transformed(weight: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Convolutions with instance norms on a processor's matrix tiles (AMX), one image's maps at a time, channels last.
+"""Convolutions on a processor's matrix tiles (AMX), one image's maps at a time, channels last, and norms between them.
 
-    sums = Σ w · maps        maps' = max(0, γ · (sums − mean) / √(var + ε) + β [+ kept])
+    sums = Σ w · maps + b        maps' = max(0, γ · (sums − mean) / √(var + ε) + β [+ kept])
 
 Tiles multiply bfloat16 and add float32. Maps and weights are rounded to bfloat16, or are the sum of two of them,
 high + low, of which low · low is left out: sums then differ from float32's by 2⁻¹⁶ of their terms. A tile's rows are
@@ -9,6 +9,7 @@ high + low, of which low · low is left out: sums then differ from float32's by 
 
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,13 @@ from torch import Tensor
 
 from . import kernels
 
+Edges = Literal["reflect", "repeat", "zero"]
 PIXELS, GROUP, STEP = 32, 16, 32
 """Of a block; outputs of a tile; numbers of a row of it."""
 FARTHEST = 4
 """Pixels from one window to the next, at most."""
+BAND = 2**24
+"""Bytes of maps that are made at a time for one convolution: they are still in the cache when it reads them."""
 
 
 def has_tiles() -> bool:
@@ -30,18 +34,17 @@ def has_tiles() -> bool:
 
 @dataclass(frozen=True)
 class Maps:
-    """One image's maps: `planes` (1 or 2, numbers) hold `(height + 2 edge, width + 2 edge, channels)`, high and low."""
+    """One image's maps: `planes` (1 or 2, numbers) hold (rows, columns, channels) with their edges, high and low."""
 
     planes: Tensor
-    height: int
-    width: int
+    rows: int
+    columns: int
     channels: int
-    edge: int
 
     @staticmethod
-    def numbers(height: int, width: int, channels: int, edge: int) -> int:
+    def numbers(rows: int, columns: int, channels: int) -> int:
         """Return the numbers of a plane, with those behind the last row that tiles reach."""
-        return (height + 2 * edge) * (width + 2 * edge) * channels + FARTHEST * PIXELS * channels + STEP
+        return rows * columns * channels + FARTHEST * PIXELS * channels + STEP
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Norm:
-    """What an instance norm multiplies by and adds, `(C,)` each, after the sums that it is of are known."""
+    """What a norm multiplies by and adds, `(C,)` each."""
 
     scale: Tensor
     shift: Tensor
@@ -77,30 +80,38 @@ def packed(weight: Tensor, split: bool, stride: tuple[int, int] = (1, 1)) -> Wei
     return Weights(torch.stack(parts).contiguous(), outputs, rows, steps, phases, stride)
 
 
+def packed_bytes(weight: Tensor) -> int:
+    """Return the bytes that weights (O, C, kh, kw) take as split tiles."""
+    outputs, channels, rows, columns = weight.shape
+    return 4 * rows * STEP * -(-columns * channels // STEP) * GROUP * -(-outputs // GROUP)
+
+
 def convolved(
     maps: Maps,
     weights: Weights,
     sums: Tensor,
-    norm_weight: Tensor | None = None,
-    norm_bias: Tensor | None = None,
+    bias: Tensor | None = None,
+    norm: Norm | None = None,
     eps: float = 1e-5,
 ) -> Norm:
-    """Write the sums `(height, width, outputs)`, float32, without a bias; return what their norm makes of them.
+    """Write the sums `(height, width, outputs)`, float32; return what their instance norm makes of them.
 
-    `norm_weight` and `norm_bias` `(outputs,)` are that instance norm's; without them it is empty.
+    `norm` has that norm's weight and bias; without it what is returned means nothing.
     """
     height, width, outputs = sums.shape
-    norm = Norm(torch.empty(0), torch.empty(0))
-    if norm_weight is not None:
-        norm = Norm(torch.empty(outputs), torch.empty(outputs))
-    addresses = (*_planes(maps.planes), weights.tiles.data_ptr(), sums.data_ptr())
-    given = (norm_weight, norm_bias, norm.scale, norm.shift)
+    found = Norm(torch.empty(0), torch.empty(0))
+    if norm is not None:
+        found = Norm(torch.empty(outputs), torch.empty(outputs))
+    given = (None, None, None, None) if norm is None else (norm.scale, norm.shift, found.scale, found.shift)
     _module().tile_convolution(
-        *addresses,
-        *(0 if one is None else one.data_ptr() for one in given),
+        *_planes(maps.planes),
+        weights.tiles.data_ptr(),
+        _address(bias),
+        sums.data_ptr(),
+        *map(_address, given),
         eps,
         maps.channels,
-        (maps.width + 2 * maps.edge) * maps.channels,
+        maps.columns * maps.channels,
         weights.windows,
         weights.steps,
         *weights.stride,
@@ -110,7 +121,7 @@ def convolved(
         outputs,
         kernels.threads(),
     )
-    return norm
+    return found
 
 
 def filled(
@@ -119,35 +130,54 @@ def filled(
     norm: Norm,
     edge: int,
     *,
+    edges: Edges = "reflect",
     rectify: bool = True,
-    repeat: bool = False,
     kept: Tensor | None = None,
     add: bool = False,
+    above: int | None = None,
+    below: int | None = None,
 ) -> Maps:
-    """Return maps in `planes`, of sums `(height, width, channels)` normed: reflected at the edges, or repeated.
+    """Return maps in `planes`, of sums `(height, width, channels)` normed, with `edge` pixels more on all sides.
 
-    `kept`, float32 of the shape of the sums, is added to them if `add`, and holds the result afterwards.
+    `kept`, float32 of the shape of the sums, is added to them if `add`, and holds the result afterwards. `above` and
+    `below` are rows that differ in number from `edge`.
     """
     height, width, channels = sums.shape
-    maps = Maps(planes, height, width, channels, edge)
-    end = (height + 2 * edge) * (width + 2 * edge) * channels
-    planes[:, end : Maps.numbers(height, width, channels, edge)] = 0
+    above, below = (edge if one is None else one for one in (above, below))
+    rows, columns = height + above + below, width + 2 * edge
+    planes[:, rows * columns * channels : Maps.numbers(rows, columns, channels)] = 0
     _module().tile_maps(
-        sums.data_ptr(),
-        norm.scale.data_ptr(),
-        norm.shift.data_ptr(),
-        0 if kept is None else kept.data_ptr(),
-        *_planes(planes),
-        height,
-        width,
-        channels,
-        edge,
-        repeat,
-        rectify,
-        add,
+        *(sums.data_ptr(), norm.scale.data_ptr(), norm.shift.data_ptr(), _address(kept), *_planes(planes)),
+        *(height, width, channels, edge, above, below, getattr(_module().Edges, edges), rectify, add),
         kernels.threads(),
     )
-    return maps
+    return Maps(planes, rows, columns, channels)
+
+
+def convolve(maps: Tensor, weights: Weights, bias: Tensor | None = None) -> Tensor:
+    """Return the convolution of maps (N, C, H, W), float32, by split weights of 3 × 3: (N, O, H, W) in channels last.
+
+    There is a zero beyond each edge. Each image on its own: it does not depend on its batch.
+    """
+    images, channels, height, width = maps.shape
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    # no view: that could not be overwritten by what follows, such as a ReLU in place
+    made = torch.empty((images, weights.outputs, height, width), memory_format=torch.channels_last)
+    step = max(PIXELS, BAND // (4 * (width + 2) * channels))
+    planes = torch.empty(2, Maps.numbers(min(step, height) + 2, width + 2, channels), dtype=torch.bfloat16)
+    plain = Norm(torch.ones(channels), torch.zeros(channels))
+    for image, result in zip(maps.movedim(1, 3), made.movedim(1, 3), strict=True):
+        for low in range(0, height, step):
+            high = min(low + step, height)
+            above, below = int(low == 0), int(high == height)
+            given = image[low - 1 + above : high + 1 - below]
+            read = filled(planes, given, plain, 1, edges="zero", rectify=False, above=above, below=below)
+            convolved(read, weights, result[low:high], bias)
+    return made
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _planes(planes: Tensor) -> tuple[int, int]:

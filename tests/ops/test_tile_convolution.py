@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from afterimage.ops import kernels
-from afterimage.ops.tile_convolution import Maps, Norm, convolved, filled, has_tiles, packed
+from afterimage.ops import kernels, tile_convolution
+from afterimage.ops.tile_convolution import Maps, Norm, convolve, convolved, filled, has_tiles, packed
 
 pytestmark = pytest.mark.skipif(
     not has_tiles(), reason="this processor has no AMX, or AFTERIMAGE_ISA or AFTERIMAGE_KERNELS hides it"
@@ -14,17 +14,16 @@ PLAIN = 3e-6  # sums of up to some thousand terms in float32, of their largest
 SPLIT = 2e-5  # and factors of 16 or 17 bits
 
 
-def laid(maps, edge, split):
-    """Return `Maps` of (C, H, W) which has its edges, and the numbers that its planes hold, in float64."""
+def laid(maps, split):
+    """Return `Maps` of (C, H, W), which has its edges, and the numbers that its planes hold, in float64."""
     channels, height, width = maps.shape
-    size = height - 2 * edge, width - 2 * edge
-    planes = torch.zeros(2 if split else 1, Maps.numbers(*size, channels, edge), dtype=torch.bfloat16)
+    planes = torch.zeros(2 if split else 1, Maps.numbers(height, width, channels), dtype=torch.bfloat16)
     flat = maps.permute(1, 2, 0).flatten()
     planes[0, : flat.numel()] = flat.bfloat16()
     if split:
         planes[1, : flat.numel()] = (flat - flat.bfloat16().float()).bfloat16()
     held = planes.double().sum(0)[: flat.numel()].view(height, width, channels).permute(2, 0, 1)
-    return Maps(planes, *size, channels, edge), held
+    return Maps(planes, height, width, channels), held
 
 
 def held(weight, split):
@@ -47,11 +46,12 @@ def held(weight, split):
 )
 def test_sums_are_those_of_a_convolution(channels, outputs, kernel, stride, edge, size, split):
     torch.manual_seed(0)
-    maps, exact = laid(torch.randn(channels, size[0] + 2 * edge, size[1] + 2 * edge), edge, split)
+    maps, exact = laid(torch.randn(channels, size[0] + 2 * edge, size[1] + 2 * edge), split)
     weight = torch.randn(outputs, channels, *kernel)
-    expected = F.conv2d(exact[None], held(weight, split), stride=stride)[0].permute(1, 2, 0)
+    bias = torch.randn(outputs)
+    expected = F.conv2d(exact[None], held(weight, split), bias.double(), stride)[0].permute(1, 2, 0)
     sums = torch.full(expected.shape, float("nan"))
-    convolved(maps, packed(weight, split, stride), sums)
+    convolved(maps, packed(weight, split, stride), sums, bias)
     error = (sums - expected).abs().max() / expected.abs().max()
     assert error < (SPLIT if split else PLAIN)
 
@@ -60,7 +60,7 @@ def test_sums_are_those_of_a_convolution(channels, outputs, kernel, stride, edge
 @pytest.mark.parametrize(("channels", "outputs"), [(64, 32), (16, 8), (7, 40)])
 def test_four_phases_are_a_transposed_convolution(channels, outputs, split):
     torch.manual_seed(0)
-    maps, exact = laid(torch.randn(channels, 11, 40), 1, split)
+    maps, exact = laid(torch.randn(channels, 11, 40), split)
     weight = torch.randn(channels, outputs, 4, 4)
     expected = F.conv_transpose2d(exact[None], held(weight, split), stride=2, padding=3)[0].permute(1, 2, 0)
     turned = weight.transpose(0, 1).flip(2, 3)
@@ -74,10 +74,10 @@ def test_four_phases_are_a_transposed_convolution(channels, outputs, split):
 def test_norms_are_those_of_the_sums(offset, close):
     """Large means cancel nothing."""
     torch.manual_seed(0)
-    maps, _ = laid(torch.randn(16, 70, 45) + offset, 1, True)
-    weight, bias = torch.rand(24), torch.randn(24)
+    maps, _ = laid(torch.randn(16, 70, 45) + offset, True)
+    weight, bias, shifted = torch.rand(24), torch.randn(24), torch.randn(24) if offset else None
     sums = torch.empty(68, 43, 24)
-    norm = convolved(maps, packed(torch.randn(24, 16, 3, 3), True), sums, weight, bias, 1e-5)
+    norm = convolved(maps, packed(torch.randn(24, 16, 3, 3), True), sums, shifted, Norm(weight, bias), 1e-5)
     variance, mean = torch.var_mean(sums.double(), (0, 1), correction=0)
     scale = weight / torch.sqrt(variance + 1e-5)
     torch.testing.assert_close(norm.scale.double(), scale, rtol=close, atol=0)
@@ -88,46 +88,63 @@ def test_norms_are_those_of_the_sums(offset, close):
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize(("channels", "edge"), [(3, 4), (8, 1), (20, 1), (32, 4)])
 @pytest.mark.parametrize(
-    ("rectify", "repeat", "kept"), [(True, False, False), (False, True, True), (True, True, False)]
+    ("rectify", "edges", "kept"),
+    [(True, "reflect", False), (False, "repeat", True), (True, "repeat", False), (False, "zero", False)],
 )
-def test_maps_are_the_normed_sums_with_edges(channels, edge, split, rectify, repeat, kept):
+def test_maps_are_the_normed_sums_with_edges(channels, edge, split, rectify, edges, kept):
     torch.manual_seed(0)
     sums, norm = torch.randn(9, 13, channels), Norm(torch.randn(channels), torch.randn(channels))
     before = torch.randn(9, 13, channels) if kept else None
     trunk = None if before is None else before.clone()
-    planes = torch.full((2 if split else 1, Maps.numbers(9, 13, channels, edge)), float("nan"), dtype=torch.bfloat16)
-    maps = filled(planes, sums, norm, edge, rectify=rectify, repeat=repeat, kept=trunk, add=kept)
+    rows, columns = 9 + 2 * edge, 13 + 2 * edge
+    planes = torch.full((2 if split else 1, Maps.numbers(rows, columns, channels)), float("nan"), dtype=torch.bfloat16)
+    maps = filled(planes, sums, norm, edge, rectify=rectify, edges=edges, kept=trunk, add=kept)
     expected = (sums.double() * norm.scale + norm.shift).float()  # rounded once, as by a fused product and sum
     expected = expected if before is None else expected + before
     expected = expected.relu() if rectify else expected
     if trunk is not None:
         assert torch.equal(trunk, expected)
-    edged = F.pad(expected.permute(2, 0, 1)[None], (edge,) * 4, mode="replicate" if repeat else "reflect")
-    wanted = edged[0].permute(1, 2, 0).flatten()
+    mode = {"reflect": "reflect", "repeat": "replicate", "zero": "constant"}[edges]
+    wanted = F.pad(expected.permute(2, 0, 1)[None], (edge,) * 4, mode=mode)[0].permute(1, 2, 0).flatten()
     assert torch.equal(planes[0, : wanted.numel()], wanted.bfloat16())
     if split:
         assert torch.equal(planes[1, : wanted.numel()], (wanted - wanted.bfloat16().float()).bfloat16())
     assert not planes[:, wanted.numel() :].any()  # which tiles multiply by zero
-    assert (maps.height, maps.width, maps.channels, maps.edge) == (9, 13, channels, edge)
+    assert (maps.rows, maps.columns, maps.channels) == (rows, columns, channels)
+
+
+@pytest.mark.parametrize("band", [1, 2**15, 2**22])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(70, 33), (1, 1), (32, 64), (65, 2)])
+def test_bands_are_convolved_as_one_picture(size, layout, band, monkeypatch):
+    monkeypatch.setattr(tile_convolution, "BAND", band)
+    torch.manual_seed(0)
+    maps = torch.randn(2, 24, *size).contiguous(memory_format=layout)
+    weight, bias = torch.randn(40, 24, 3, 3), torch.randn(40)
+    came = convolve(maps, packed(weight, True), bias)
+    expected = F.conv2d(maps.double(), weight.double(), bias.double(), padding=1)
+    assert (came - expected).abs().max() < SPLIT * expected.abs().max()
+    assert came.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(convolve(maps[1:], packed(weight, True), bias), came[1:])
 
 
 def test_what_is_no_number_stays_none():
     sums = torch.zeros(2, 2, 16)
     sums[0, 0, 0] = float("nan")
-    planes = torch.zeros(1, Maps.numbers(2, 2, 16, 1), dtype=torch.bfloat16)
+    planes = torch.zeros(1, Maps.numbers(4, 4, 16), dtype=torch.bfloat16)
     filled(planes, sums, Norm(torch.ones(16), torch.zeros(16)), 1)
     assert planes.isnan().any()
 
 
 def test_sums_and_norms_do_not_depend_on_threads(monkeypatch):
     torch.manual_seed(0)
-    maps, _ = laid(torch.randn(32, 67, 45), 1, True)
+    maps, _ = laid(torch.randn(32, 67, 45), True)
     weights = packed(torch.randn(64, 32, 3, 3), True)
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(kernels, "threads", lambda count=threads: count)
         sums = torch.empty(65, 43, 64)
-        norm = convolved(maps, weights, sums, torch.ones(64), torch.zeros(64))
+        norm = convolved(maps, weights, sums, norm=Norm(torch.ones(64), torch.zeros(64)))
         found.append(torch.cat([sums.flatten(), norm.scale, norm.shift]))
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])

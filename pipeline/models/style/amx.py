@@ -37,7 +37,7 @@ class Tiled:
         levels = whole.permute(1, 2, 0).contiguous()
         maps = self._filled(levels, Norm(torch.full((3,), 255.0), torch.zeros(3)), 4, rectify=False)
         maps = self._grown(self._blocks(*self._shrunk(maps, size, shares), shares), size, shares)
-        return self._last(maps)[:, : image.shape[1], : image.shape[2]]
+        return self._last(maps, size)[:, : image.shape[1], : image.shape[2]]
 
     def _shrunk(self, maps: Maps, size: tuple[int, int], shares: Tensor) -> tuple[Maps, Tensor]:
         """Return the maps at a quarter of the resolution, and the same in float32."""
@@ -48,25 +48,26 @@ class Tiled:
         return self._filled(sums, norm, 1, kept=trunk), trunk
 
     def _blocks(self, maps: Maps, trunk: Tensor, shares: Tensor) -> Maps:
-        size = maps.height, maps.width
+        size = trunk.shape[0], trunk.shape[1]
         for number in range(1, BLOCKS + 1):
             name = f"res{number}"
             maps = self._filled(*self._convolved(f"{name}.conv1", f"{name}.in1", maps, size, 1, shares), 1)
             found = self._convolved(f"{name}.conv2", f"{name}.in2", maps, size, 1, shares)
-            maps = self._filled(*found, 1, kept=trunk, add=True, rectify=False, repeat=number == BLOCKS)
+            edges = "repeat" if number == BLOCKS else "reflect"  # for the doubling that follows
+            maps = self._filled(*found, 1, kept=trunk, add=True, rectify=False, edges=edges)
         return maps
 
     def _grown(self, maps: Maps, size: tuple[int, int], shares: Tensor) -> Maps:
-        maps = self._filled(*self._convolved("deconv1", "in4", maps, size, 2, shares), 1, repeat=True)
+        maps = self._filled(*self._convolved("deconv1", "in4", maps, size, 2, shares), 1, edges="repeat")
         return self._filled(*self._convolved("deconv2", "in5", maps, size, 1, shares), 4)
 
-    def _last(self, maps: Maps) -> Tensor:
+    def _last(self, maps: Maps, size: tuple[int, int]) -> Tensor:
         down, across = BLOCK
         weights = self.weights["deconv3"]
-        sums = self._lent("sums", torch.float32, maps.height // down, maps.width // across, weights.outputs)
-        convolved(maps, weights, sums)
-        levels = sums.add_(self.bias).div_(255).clamp_(0, 1).view(*sums.shape[:2], 3, down, across)
-        return levels.permute(2, 0, 3, 1, 4).reshape(3, maps.height, maps.width)
+        sums = self._lent("sums", torch.float32, size[0] // down, size[1] // across, weights.outputs)
+        convolved(maps, weights, sums, self.bias)
+        levels = sums.div_(255).clamp_(0, 1).view(*sums.shape[:2], 3, down, across)
+        return levels.permute(2, 0, 3, 1, 4).reshape(3, *size)
 
     def _convolved(
         self, name: str, norm: str, maps: Maps, size: tuple[int, int], scale: int, shares: Tensor
@@ -74,12 +75,14 @@ class Tiled:
         """Return a layer's sums for a size over `scale`, and what their norm makes of them."""
         height, width = (side // scale for side in size)
         sums = self._lent("sums", torch.float32, height, width, self.weights[name].outputs)
-        weight, bias = (shares @ one for one in self.norms[norm])
-        return sums, convolved(maps, self.weights[name], sums, weight, bias, EPS)
+        # a bias would be lost in the norm
+        given = Norm(*(shares @ one for one in self.norms[norm]))
+        return sums, convolved(maps, self.weights[name], sums, None, given, EPS)
 
     def _filled(self, sums: Tensor, norm: Norm, edge: int, **options: Any) -> Maps:
         height, width, channels = sums.shape
-        planes = self._lent("planes", torch.bfloat16, self.planes, Maps.numbers(height, width, channels, edge))
+        numbers = Maps.numbers(height + 2 * edge, width + 2 * edge, channels)
+        planes = self._lent("planes", torch.bfloat16, self.planes, numbers)
         return filled(planes, sums, norm, edge, **options)
 
     def _lent(self, name: str, dtype: torch.dtype, *shape: int) -> Tensor:

@@ -1,14 +1,19 @@
-"""Winograd's convolutions beside torch's in float64."""
+"""Quickened convolutions, by Winograd's filtering and on matrix tiles, beside torch's in float64."""
+
+from types import ModuleType
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afterimage.models import winograd as module
-from afterimage.models.winograd import winograd, workspace
+from afterimage.models import quickened as module
+from afterimage.models import winograd
+from afterimage.models.quickened import quickened, quickens, workspace
+from afterimage.ops import tile_convolution
+from afterimage.ops.tile_convolution import has_tiles
 
-CLOSE = 3e-5  # of the largest output: F(4 × 4, 3 × 3) in float32 is off by about 1e-5
+CLOSE = 3e-5  # of the largest output: either way is off by about 1e-5
 
 
 def convolution(inputs: int = 128, outputs: int = 136, bias: bool = True) -> nn.Conv2d:
@@ -20,12 +25,24 @@ def differ(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+@pytest.fixture(params=["winograd", "tiles"])
+def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """What computes: Winograd's filtering is what processors without matrix tiles have."""
+    if request.param == "winograd":
+        monkeypatch.setattr(module, "has_tiles", lambda: False)
+        return winograd
+    if not has_tiles():
+        pytest.skip("this processor has no AMX, or AFTERIMAGE_ISA or AFTERIMAGE_KERNELS hides it")
+    monkeypatch.setattr(module, "POSITIONS", winograd.POSITIONS)
+    return tile_convolution
+
+
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def calls(means: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count what is computed this way."""
     counted: list[int] = []
-    convolve = module.convolve
-    monkeypatch.setattr(module, "convolve", lambda *given: counted.append(1) or convolve(*given))
+    convolve = means.convolve
+    monkeypatch.setattr(means, "convolve", lambda *given: counted.append(1) or convolve(*given))
     return counted
 
 
@@ -33,10 +50,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("block", [1, 2**22])
 def test_outputs_and_gradients_are_those_of_the_convolution(size, layout, block, calls, monkeypatch) -> None:
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(winograd, "BLOCK", block)
+    monkeypatch.setattr(tile_convolution, "BAND", block)
     conv = convolution(bias=layout == torch.channels_last)
     maps = torch.randn(2, 128, *size).contiguous(memory_format=layout).requires_grad_()
-    with winograd(conv):
+    with quickened(conv):
         found = conv(maps).relu_()  # in place, as networks have it
         weights = torch.randn_like(found)
         (gradient,) = torch.autograd.grad((found * weights).sum(), maps)
@@ -49,9 +67,9 @@ def test_outputs_and_gradients_are_those_of_the_convolution(size, layout, block,
     assert differ(gradient, slope) < CLOSE
 
 
-def test_an_image_does_not_depend_on_its_batch() -> None:
+def test_an_image_does_not_depend_on_its_batch(means) -> None:
     conv, maps = convolution(), torch.randn(3, 128, 24, 24)
-    with winograd(conv):
+    with quickened(conv):
         assert torch.equal(conv(maps)[1:2], conv(maps[1:2]))
 
 
@@ -64,44 +82,53 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
         nn.Conv2d(128, 128, 3),
         nn.Conv2d(128, 128, 3, padding=1, padding_mode="reflect"),
         nn.Conv2d(128, 128, 1),
-        nn.Conv2d(128, 64, 3, padding=1),
+        nn.Conv2d(128, 60, 3, padding=1),
     ],
     ids=repr,
 )
 def test_other_convolutions_are_left_alone(conv: nn.Conv2d, calls: list[int]) -> None:
     conv.requires_grad_(False)
-    with winograd(conv):
-        conv(torch.rand(1, 128, 24, 24))
+    with quickened(conv):
+        conv(torch.rand(1, conv.in_channels, 24, 24))
     assert workspace(conv) == len(calls) == 0
 
 
 def test_other_maps_and_weights_that_learn_are_left_alone(calls: list[int]) -> None:
     conv = convolution()
     maps = torch.rand(1, 128, 24, 24)
-    with winograd(conv):
+    with quickened(conv):
         assert torch.equal(conv(maps[..., :8, :8]), F.conv2d(maps[..., :8, :8], conv.weight, conv.bias, padding=1))
         with torch.autocast("cpu", torch.bfloat16):
             assert conv(maps).dtype == torch.bfloat16
     for other in (conv.double(), convolution().requires_grad_()):
-        with winograd(other):
+        with quickened(other):
             other(maps.to(other.weight.dtype))
     assert not calls
 
 
-def test_the_model_comes_back_unchanged_also_after_an_exception() -> None:
+def test_the_model_comes_back_unchanged_also_after_an_exception(means) -> None:
     conv = convolution()
     model = nn.Sequential(conv, nn.ReLU())
     before = set(vars(conv))
-    with pytest.raises(RuntimeError, match="channels"), winograd(model), winograd(model):
+    with pytest.raises(RuntimeError, match="channels"), quickened(model), quickened(model):
         model(torch.rand(1, 3, 24, 24))
     assert set(vars(conv)) == before
-    assert workspace(model) == 8 * conv.weight.nbytes
+    assert workspace(model) == 8 * conv.weight.nbytes  # Winograd's numbers are more than the tiles'
 
 
-def test_it_works_in_inference_mode_and_under_no_grad() -> None:
+def test_it_works_in_inference_mode_and_under_no_grad(means) -> None:
     conv, maps = convolution(), torch.rand(1, 128, 24, 24)
     expected = conv(maps)
-    with winograd(conv), torch.inference_mode():
+    with quickened(conv), torch.inference_mode():
         assert differ(conv(maps), expected) < CLOSE
-    with winograd(conv), torch.no_grad():
+    with quickened(conv), torch.no_grad():
         assert differ(conv(maps), expected) < CLOSE
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "tiles", "found"),
+    [(64, 33, True, True), (64, 32, True, False), (60, 99, True, False), (128, 20, True, True), (64, 99, False, False)],
+)
+def test_what_gains_depends_on_channels_and_positions(channels, side, tiles, found, monkeypatch) -> None:
+    monkeypatch.setattr(module, "has_tiles", lambda: tiles)
+    assert quickens(convolution(channels, 128), torch.rand(1, channels, side, side)) == found
