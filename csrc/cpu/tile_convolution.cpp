@@ -38,6 +38,7 @@ struct Row {
 
 struct Shape {
     std::int64_t channels, pitch, rows, steps, down, across, phases, height, width, outputs;
+    bool measured;
 
     std::int64_t groups() const { return (outputs + lanes - 1) / lanes; }
     std::int64_t group_bytes() const { return rows * steps * tiles::tile; }
@@ -82,16 +83,22 @@ AFTERIMAGE_INLINE_AMX void step(const char* high, const char* low, std::int64_t 
     }
 }
 
-// The sums of 32 pixels and 32 outputs, or 16 unless `two`.
+// The sums of 32 pixels and 32 outputs, or 16 unless `two`; `distance` lies between those of two pixels.
 template <bool split, bool two>
 AFTERIMAGE_INLINE_AMX void multiply(const Shape& shape, const char* high, const char* low, const char* weights,
-                                    float* sums) {
+                                    const float* bias, float* sums, std::int64_t distance) {
     const std::int64_t pixel = 2 * shape.across * shape.channels, next = shape.group_bytes();
-    tiles::zero_sums();
+    tiles::load_sums(bias, 0);
     for (std::int64_t row = 0; row < shape.rows; ++row, high += 2 * shape.pitch, low += 2 * shape.pitch)
         for (std::int64_t at = 0; at < shape.steps; ++at, weights += tiles::tile)
             step<split, two>(high + 64 * at, low + 64 * at, pixel, weights, next, shape.weight_bytes());
-    tiles::store_sums(sums, block * sizeof(float));
+    char* below = reinterpret_cast<char*>(sums) + lanes * distance;
+    _tile_stored(0, sums, distance);
+    _tile_stored(2, below, distance);
+    if constexpr (two) {
+        _tile_stored(1, sums + lanes, distance);
+        _tile_stored(3, below + lanes * sizeof(float), distance);
+    }
     tiles::fence();
 }
 
@@ -100,10 +107,10 @@ AFTERIMAGE_INLINE_AMX void finish(const float* sums, std::int64_t pixels, std::i
                                   std::int64_t pixel, Row& row) {
     for (std::int64_t half = 0; half < block && half < outputs; half += lanes) {
         const __mmask16 where = tiles::first(outputs - half);
-        const __m512 bias = _mm512_load_ps(row.bias + half), about = _mm512_load_ps(row.about + half);
+        const __m512 about = _mm512_load_ps(row.about + half);
         __m512 sum = _mm512_load_ps(row.sum + half), square = _mm512_load_ps(row.square + half);
         for (std::int64_t i = 0; i < pixels; ++i) {
-            const __m512 value = _mm512_add_ps(_mm512_load_ps(sums + i * block + half), bias);
+            const __m512 value = _mm512_load_ps(sums + i * block + half);
             const __m512 apart = _mm512_sub_ps(value, about);
             sum = _mm512_add_ps(sum, apart);
             square = _mm512_fmadd_ps(apart, apart, square);
@@ -120,11 +127,14 @@ AFTERIMAGE_INLINE_AMX void convolve_row(const Shape& shape, const char* high, co
     alignas(64) float sums[block * block];
     for (std::int64_t x = 0; x < shape.width; x += block) {
         const std::int64_t at = 2 * x * shape.across * shape.channels;
-        multiply<split, two>(shape, high + at, low + at, weights, sums);
-        if (begins && x == 0)
-            for (std::int64_t i = 0; i < outputs; ++i) row.about[i] = sums[i] + row.bias[i];
-        const std::int64_t pixel = shape.phases * shape.outputs;
-        finish(sums, std::min(block, shape.width - x), outputs, to + x * pixel, pixel, row);
+        const std::int64_t pixel = shape.phases * shape.outputs, pixels = std::min(block, shape.width - x);
+        if (!shape.measured && pixels == block && outputs == (two ? block : lanes)) {
+            multiply<split, two>(shape, high + at, low + at, weights, row.bias, to + x * pixel, pixel * sizeof(float));
+            continue;
+        }
+        multiply<split, two>(shape, high + at, low + at, weights, row.bias, sums, block * sizeof(float));
+        if (begins && x == 0) std::copy_n(sums, outputs, row.about);
+        finish(sums, pixels, outputs, to + x * pixel, pixel, row);
     }
 }
 
@@ -141,11 +151,12 @@ AFTERIMAGE_INLINE_AMX void convolve(const Shape& shape, const char* high, const 
     float* to = sums + place * shape.outputs + base;
     Row row;
     if (bias) std::copy_n(bias + base, outputs, row.bias);
-    if (!begins) std::copy_n(about + base, outputs, row.about);
+    if (shape.measured && !begins) std::copy_n(about + base, outputs, row.about);
     if (outputs > lanes)
         convolve_row<split, true>(shape, high + from, low + from, tiles, to, outputs, begins, row);
     else
         convolve_row<split, false>(shape, high + from, low + from, tiles, to, outputs, begins, row);
+    if (!shape.measured) return;
     std::copy_n(row.about, outputs, about + base);
     for (std::int64_t i = 0; i < outputs; ++i)
         sum[base + i] += row.sum[i], square[base + i] += row.square[i];
@@ -206,7 +217,8 @@ void tile_convolution(std::uintptr_t high, std::uintptr_t low, std::uintptr_t we
                       std::int64_t height, std::int64_t width, std::int64_t outputs, int threads) {
     if (isa() < Isa::amx) throw std::invalid_argument("tile_convolution needs AMX; convolve with torch in its place");
 #ifdef AFTERIMAGE_AMX
-    const Shape shape{channels, pitch, rows, steps, stride_down, stride_across, phases, height, width, outputs};
+    const Shape shape{channels, pitch, rows, steps, stride_down, stride_across, phases, height, width, outputs,
+                      norm_weight != 0};
     // By sizes alone, so that sums do not depend on the number of threads.
     const std::int64_t parts = std::clamp(height / shape.few(low), std::min(height, least_parts), most_parts);
     Moments moments(parts, outputs);

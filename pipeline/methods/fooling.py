@@ -35,9 +35,9 @@ from ..images.seeds import in_ball, seeds_for
 from ..models.frozen import frozen
 from ..models.gradients import check_images, check_subject, checked_target, class_logits, probabilities
 from ..models.layers import OUTPUT
+from ..models.quickened import quickens
 from ..models.remembered import remembered
 from ..models.windows import Extent
-from ..models.quickened import quickens
 from ..painting import Painting, painted
 from ..registry import Classes, Curve, Diverged, Image, Images, Progress, Values, option, register
 

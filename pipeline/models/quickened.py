@@ -46,7 +46,7 @@ def workspace(model: nn.Module) -> int:
 
 
 def quickens(model: nn.Module, image: Tensor) -> bool:
-    """Return whether any convolution is computed otherwise for images like `image` `(1, 3, H, W)`, without computing."""
+    """Return whether any convolution is computed otherwise for images like `(1, 3, H, W)`, without computing."""
     modules, seen = [module for module in model.modules() if _gains(module)], [False]
     if not modules or image.dtype != torch.float32:
         return bool(modules)

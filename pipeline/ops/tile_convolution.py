@@ -3,8 +3,8 @@
     sums = Σ w · maps + b        maps' = max(0, γ · (sums − mean) / √(var + ε) + β [+ kept])
 
 Tiles multiply bfloat16 and add float32. Maps and weights are rounded to bfloat16, or are the sum of two of them,
-high + low, of which low · low is left out: sums then differ from float32's by 2⁻¹⁶ of their terms. A tile's rows are
-16 neighboring pixels as they lie in memory, so that no window is ever copied.
+high + low, of which low · low is left out: sums then differ from float32's by 3 · 2⁻¹⁶ of their terms at most. A
+tile's rows are 16 neighboring pixels as they lie in memory, so that no window is ever copied.
 """
 
 from dataclasses import dataclass

@@ -3,7 +3,8 @@
     ½‖a − b‖² = ½‖a‖² + ½‖b‖² − a·b ≥ (½ − γ)(‖a‖² + ‖b‖²) − a·b in float32,   γ = (D + 8) u / (1 − (D + 8) u)
 
 Products of blocks in float32 give that lower bound for every pair (u = 2⁻²⁴; Higham, Accuracy and stability of
-numerical algorithms, 2002, section 3.1; it holds for any order of summation). The pairs of the lowest bounds are
+numerical algorithms, 2002, section 3.1; it holds for any order of summation), or those on matrix tiles, whose γ is
+that of `ops.tile_product`. The pairs of the lowest bounds are
 measured by their differences in float64. A query whose last neighbor does not lie below the bounds of all others is
 searched again, with every pair whose bound is as low as that. So near-duplicates, of which the products know nothing,
 come out right.
@@ -16,11 +17,16 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..ops import tile_product
+from ..ops.tile_convolution import Weights, has_tiles
+
 Metric = Literal["l2", "cosine"]
 MARGIN = 8
 """Pairs measured beyond the neighbors asked for."""
-ROWS, COLUMNS, MEASURED = 1024, 4096, 2**18
-"""A block of bounds lies in the cache; numbers that are in float64 at a time."""
+BLOCKS = {False: (1024, 4096), True: (2048, 2048)}
+"""Rows and columns of a block of bounds, which lies in the cache; with tiles the latter are packed once."""
+STEP, MEASURED = 1024, 2**18
+"""Vectors that are made ready at a time; numbers that are in float64 at a time."""
 
 
 class Neighbors(NamedTuple):
@@ -40,7 +46,7 @@ def neighbors(base: Tensor, count: int, metric: Metric = "l2", queries: Tensor |
     if not 0 < count <= others:
         raise ValueError(f"expected 1 to {others} neighbors, got {count}")
     search = _Search(base, queries, metric, count)
-    for start in range(0, len(search.rows), ROWS):
+    for start in range(0, len(search.rows), search.block[0]):
         search.visit(start)
     return search.measured()
 
@@ -93,14 +99,17 @@ class _Search:
     def __init__(self, base: Tensor, queries: Tensor | None, metric: Metric, count: int) -> None:
         self.base, self.count, self.metric, self.own = base, count, metric, queries is None
         self.queries = base if queries is None else queries
-        sums = [_single(part, metric).sum(0, dtype=torch.float64) for part in base.split(ROWS)]
+        sums = [_single(part, metric).sum(0, dtype=torch.float64) for part in base.split(STEP)]
         mean = torch.stack(sums).sum(0) / len(base)
         vectors = [_extended(one, metric, mean.float()) for one in ([base] if self.own else [base, self.queries])]
         # Products of numbers as large or small as 1e30 have no place in float32.
         self.scale = 2.0 ** -math.frexp(max(_largest(one) for one in vectors))[1]
+        self.tiles = has_tiles()
+        self.block, self.packed = BLOCKS[self.tiles], dict[int, Weights]()
         units = (base.shape[1] + 8) * 2.0**-24
+        error = tile_product.relative_error(base.shape[1] + 8) if self.tiles else units / (1 - units)
         for one in vectors:
-            _square(one, self.scale, 0.5 - units / (1 - units))
+            _square(one, self.scale, 0.5 - error, tile_product.LEAST if self.tiles else 0.0)
         self.columns, self.rows = vectors[0], vectors[-1]
         self.best = _Best(len(self.rows), min(count + MARGIN, len(base) - self.own))
 
@@ -111,15 +120,26 @@ class _Search:
         """
         # With the last two exchanged a row times a column is a·b less both squares.
         rows = torch.cat([rows[:, :-2], rows[:, [-1, -2]]], 1)
-        memory = torch.empty(len(rows) * COLUMNS)
-        for start in range(first, len(self.columns), COLUMNS):
-            columns = self.columns[start : start + COLUMNS]
+        starts = range(first, len(self.columns), self.block[1])
+        if self.tiles and len(rows) > 1:
+            left, memory = tile_product.rows(rows), torch.empty((len(rows) + tile_product.ACROSS) * self.block[1])
+            for start in starts:
+                yield start, tile_product.product(left, self._packed(start), memory)[: len(rows)]
+            return
+        memory = torch.empty(len(rows) * self.block[1])
+        for start in starts:
+            columns = self.columns[start : start + self.block[1]]
             block = memory[: len(rows) * len(columns)].view(len(rows), -1)
             yield start, torch.mm(rows, columns.T, out=block)
 
+    def _packed(self, start: int) -> Weights:
+        if start not in self.packed:
+            self.packed[start] = tile_product.columns(self.columns[start : start + self.block[1]])
+        return self.packed[start]
+
     def visit(self, start: int) -> None:
         """Offer a block of rows its bounds; of one's own vectors, a pair's bound serves both."""
-        rows = self.rows[start : start + ROWS]
+        rows = self.rows[start : start + self.block[0]]
         for first, block in self.bounds(rows, start if self.own else 0):
             done = 0
             if self.own and first == start:
@@ -170,20 +190,20 @@ def _unit(vectors: Tensor) -> Tensor:
 def _extended(vectors: Tensor, metric: Metric, mean: Tensor) -> Tensor:
     """Return vectors (N, D + 2), centered, with one behind them and room for their squares."""
     extended = torch.ones(len(vectors), vectors.shape[1] + 2)
-    for part, given in zip(extended.split(ROWS), vectors.split(ROWS), strict=True):
+    for part, given in zip(extended.split(STEP), vectors.split(STEP), strict=True):
         torch.sub(_single(given, metric), mean, out=part[:, :-2])
     return extended
 
 
 def _largest(extended: Tensor) -> float:
-    return max(float(part[:, :-2].abs().max()) for part in extended.split(ROWS))
+    return max(float(part[:, :-2].abs().max()) for part in extended.split(STEP))
 
 
-def _square(extended: Tensor, scale: float, share: float) -> None:
-    """Scale vectors, and write what is left of their squares, negative, behind them."""
-    for part in extended.split(ROWS):
+def _square(extended: Tensor, scale: float, share: float, least: float) -> None:
+    """Scale vectors, and write what is left of their squares, negative and raised by `least`, behind them."""
+    for part in extended.split(STEP):
         vectors = part[:, :-2].mul_(scale)
-        part[:, -1] = -share * vectors.double().square().sum(1)
+        part[:, -1] = least - share * vectors.double().square().sum(1)
 
 
 def _squares(queries: Tensor, base: Tensor, ids: Tensor, metric: Metric) -> Tensor:

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from afterimage.ops import tile_product
+from afterimage.ops.tile_convolution import has_tiles
 from afterimage.vectors import neighbors as module
 from afterimage.vectors.neighbors import neighbors
 
@@ -49,10 +51,13 @@ SETS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS", 64)
-    monkeypatch.setattr(module, "COLUMNS", 200)
+@pytest.fixture(autouse=True, params=[False, True], ids=["products", "tiles"])
+def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param and not has_tiles():
+        pytest.skip("this processor has no AMX, or AFTERIMAGE_ISA or AFTERIMAGE_KERNELS hides it")
+    monkeypatch.setattr(module, "has_tiles", lambda: request.param)
+    monkeypatch.setattr(module, "BLOCKS", {False: (64, 200), True: (64, 64)})
+    monkeypatch.setattr(tile_product, "ACROSS", 24)
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
