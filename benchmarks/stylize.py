@@ -49,13 +49,18 @@ def rows(quick: bool) -> Iterator[Row]:
     if not quick:
         yield _row("cuda", 32, 512, 512, 1)
         yield _row("cuda", 32, 512, 512, 8)
-    count = 16 if quick else 400
-    yield Row(
-        "stylize.files",
-        f"{count} JPEGs to JPEGs by the command line, width 8, start-up included, beside the engine alone",
+    for width, count in ((8, 16),) if quick else ((32, 1000), (8, 1000)):
+        yield _files(width, count)
+
+
+def _files(width: int, count: int) -> Row:
+    params = {"width": width, "count": count}
+    return Row(
+        f"stylize.files.{width}",
+        f"{count} JPEGs to JPEGs by the command line, width {width}, start-up included, beside the engine alone",
         (
-            Configuration("afterimage", "benchmarks.stylize:files", "ours", {"count": count}),
-            Configuration("engine alone", "benchmarks.stylize:engine_alone", "unit", {"count": count}),
+            Configuration("afterimage", "benchmarks.stylize:files", "ours", params),
+            Configuration("engine alone", "benchmarks.stylize:engine_alone", "unit", params),
         ),
         Agreement(_levels_apart, 0.0, "one configuration makes files"),
         items=count,
@@ -156,16 +161,11 @@ def openvino(work: Engine, precision: str) -> Callable[[], NDArray[np.float32]]:
 
 def runtime(work: Engine, precision: str, engine: str = "auto") -> Callable[[], Tensor]:
     """Our runtime on our own export of the same weights, with the engine that it chooses or is told."""
-    from afterimage.models.style import load_style_net
-    from afterimage.models.style.export import export_style_net
     from afterimage.models.style.runtime import StyleRuntime
 
-    with TemporaryDirectory() as folder:
-        torch.save(style_examples.lively(work["width"]).state_dict(), Path(folder, "net.pth"))
-        export_style_net(load_style_net(Path(folder, "net.pth")), Path(folder, "net.onnx"))
-        painter = StyleRuntime(
-            Path(folder, "net.onnx"), engine=engine, device=work["device"], precision=precision, threads=cores()
-        )
+    painter = StyleRuntime(
+        _ours(work["width"]), engine=engine, device=work["device"], precision=precision, threads=cores()
+    )
     images = _images(work).to(work["device"])
     print(f"engine: {painter.engine}", file=sys.stderr)
     return lambda: painter(images)
@@ -192,10 +192,25 @@ def _exported(width: int) -> Path:
     return file
 
 
-def files(count: int) -> Callable[[], Outcome]:
-    """``afterimage stylize``, as a user calls it, with an embedded network."""
+def _ours(width: int) -> Path:
+    """Return our own export of the same weights, made once."""
+    from afterimage.models.style import load_style_net
+    from afterimage.models.style.export import export_style_net
+
+    file = STORE / "data" / f"style-{width}-ours.onnx"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=file.parent) as folder:
+            torch.save(style_examples.lively(width).state_dict(), Path(folder, "net.pth"))
+            export_style_net(load_style_net(Path(folder, "net.pth")), Path(folder, "net.onnx"))
+            Path(folder, "net.onnx").rename(file)
+    return file
+
+
+def files(width: int, count: int) -> Callable[[], Outcome]:
+    """``afterimage stylize``, as a user calls it, in float32."""
     program = [Path(sys.executable).with_name("afterimage"), "stylize", photographs(count)]
-    options = ["--keep", "none", "--json"]
+    options = ["--net", _ours(width), "--precision", "fp32", "--keep", "none", "--json"]
     return end_to_end(count, lambda out: [*program, out, *options], ["--shard-size", FEW // 2], _sizes)
 
 
@@ -206,16 +221,15 @@ def _sizes(out: Path) -> NDArray[np.float32]:
     return np.array([row["file_height"] for table in tables for row in table.to_pylist()], np.float32)
 
 
-def engine_alone(count: int) -> Callable[[], None]:
+def engine_alone(width: int, count: int) -> Callable[[], None]:
     """The same network on the same pictures, decoded already: a thread per core, each with a runtime of its own."""
     from PIL import Image
 
     from afterimage.models.style.runtime import StyleRuntime
-    from afterimage.models.style.source import embedded
 
     names = sorted(photographs(count).rglob("*.jpg"))
     images = [np.asarray(Image.open(name).convert("RGB")) for name in names]
-    painters = [StyleRuntime(embedded()["paintings"], threads=1) for _ in range(cores())]
+    painters = [StyleRuntime(_ours(width), threads=1) for _ in range(cores())]
     pool = ThreadPoolExecutor(cores())
 
     def paint(number: int) -> None:

@@ -1,5 +1,9 @@
 #include <pybind11/pybind11.h>
 
+#include <functional>
+#include <vector>
+
+#include "cpu/exceeding.h"
 #include "cpu/gram.h"
 #include "cpu/guided_relu.h"
 #include "cpu/isa.h"
@@ -12,10 +16,30 @@
 using namespace afterimage;
 using unlocked = pybind11::call_guard<pybind11::gil_scoped_release>;
 
+namespace {
+
+// Calls of kernels with their arguments, made one after the other: threads that wait for the next one are still awake.
+struct Program {
+    std::vector<std::function<void()>> calls;
+    void run() const {
+        for (const auto& call : calls) call();
+    }
+};
+
+template <class... Arguments>
+auto recorded(void (*kernel)(Arguments...)) {
+    return [kernel](Program& program, Arguments... arguments) {
+        program.calls.push_back([=] { kernel(arguments...); });
+    };
+}
+
+}  // namespace
+
 // Tensors come as the integer addresses of their data.
 PYBIND11_MODULE(_cpu, module) {
     module.doc() = "Afterimage's CPU kernels";
     module.def("isa", &isa_name);
+    module.def("exceeding_float32", &cpu::exceeding, unlocked());
     module.def("guided_relu_float32", &cpu::guided_relu<float>, unlocked());
     module.def("guided_relu_bfloat16", &cpu::guided_relu<bfloat16>, unlocked());
     module.def("gram_float32", &cpu::gram<float>, unlocked());
@@ -37,6 +61,11 @@ PYBIND11_MODULE(_cpu, module) {
         .value("zero", cpu::Edges::zero);
     module.def("tile_convolution", &cpu::tile_convolution, unlocked());
     module.def("tile_maps", &cpu::tile_maps, unlocked());
+    pybind11::class_<Program>(module, "Program")
+        .def(pybind11::init<>())
+        .def("tile_convolution", recorded(&cpu::tile_convolution))
+        .def("tile_maps", recorded(&cpu::tile_maps))
+        .def("run", &Program::run, unlocked());
     module.def("total_variation_float32", &cpu::total_variation<float>, unlocked());
     module.def("total_variation_bfloat16", &cpu::total_variation<bfloat16>, unlocked());
     module.def("total_variation_with_gradient_float32", &cpu::total_variation_with_gradient<float>, unlocked());

@@ -23,9 +23,10 @@ enum class Edges { reflect, repeat, zero };
 
 // Maps with their edges, as `tile_convolution` takes them, of sums (height, width, channels) · scale + shift, above
 // zero only if `rectify`. `kept`, unless 0, float32 (height, width, channels), is added if `add`, and then set.
-// On either side there are `edge` pixels more, and so many rows `above` and `below`.
+// On either side there are `edge` pixels more, and so many rows `above` and `below`; `behind` zeros follow.
 void tile_maps(std::uintptr_t sums, std::uintptr_t scale, std::uintptr_t shift, std::uintptr_t kept, std::uintptr_t high,
                std::uintptr_t low, std::int64_t height, std::int64_t width, std::int64_t channels, std::int64_t edge,
-               std::int64_t above, std::int64_t below, Edges edges, bool rectify, bool add, int threads);
+               std::int64_t above, std::int64_t below, std::int64_t behind, Edges edges, bool rectify, bool add,
+               int threads);
 
 }  // namespace afterimage::cpu

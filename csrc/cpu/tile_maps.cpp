@@ -80,7 +80,8 @@ void widen(bfloat16* first, std::int64_t size, std::int64_t numbers, std::int64_
 
 void tile_maps(std::uintptr_t sums, std::uintptr_t scale, std::uintptr_t shift, std::uintptr_t kept, std::uintptr_t high,
                std::uintptr_t low, std::int64_t height, std::int64_t width, std::int64_t channels, std::int64_t edge,
-               std::int64_t above, std::int64_t below, Edges edges, bool rectify, bool add, int threads) {
+               std::int64_t above, std::int64_t below, std::int64_t behind, Edges edges, bool rectify, bool add,
+               int threads) {
     if (isa() < Isa::amx) throw std::invalid_argument("tile_maps needs AMX; convolve with torch in its place");
 #ifdef AFTERIMAGE_AMX
     const Filling filling{repeated(reinterpret_cast<const float*>(scale), channels),
@@ -99,8 +100,12 @@ void tile_maps(std::uintptr_t sums, std::uintptr_t scale, std::uintptr_t shift, 
     parallel(parts, threads, [&](std::int64_t part) {
         for (std::int64_t y = part * height / parts; y < (part + 1) * height / parts; ++y) fill(y);
     });
-    for (const std::uintptr_t plane : {high, low})
-        if (plane) widen(reinterpret_cast<bfloat16*>(plane) + above * pitch, height, pitch, above, below, edges);
+    for (const std::uintptr_t plane : {high, low}) {
+        if (!plane) continue;
+        bfloat16* first = reinterpret_cast<bfloat16*>(plane) + above * pitch;
+        widen(first, height, pitch, above, below, edges);
+        std::fill_n(first + (height + below) * pitch, behind, bfloat16{0});
+    }
 #endif
 }
 

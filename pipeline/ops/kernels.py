@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ _BUILDS = {"cpu": "'pip install .' builds it", "cuda": "'pip install .' builds i
 _lock = threading.Lock()
 
 
-def kernel(name: str, tensor: Tensor) -> Callable[..., None] | None:
+def kernel(name: str, tensor: Tensor) -> Callable[..., Any] | None:
     """Return the kernel called `name` for the device and type of `tensor`, or None where the reference is to be used.
 
     A kernel takes addresses (`Tensor.data_ptr()`), sizes and options; how many threads it may use, or which device
@@ -35,8 +36,8 @@ def kernel(name: str, tensor: Tensor) -> Callable[..., None] | None:
     return partial(_call_on_cuda, function, getattr(found, f"{name}_workspace", None), tensor.device)
 
 
-def _call_on_cpu(function: Callable[..., None], *arguments: object) -> None:
-    function(*arguments, threads())
+def _call_on_cpu(function: Callable[..., Any], *arguments: object) -> Any:
+    return function(*arguments, threads())
 
 
 def _call_on_cuda(

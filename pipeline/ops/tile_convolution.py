@@ -9,7 +9,7 @@ tile's rows are 16 neighboring pixels as they lie in memory, so that no window i
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,21 @@ class Weights:
     stride: tuple[int, int]
 
 
+class Program:
+    """Calls of `convolved` and `filled`, recorded with their tensors, to be made one after the other.
+
+    Between them is no Python, so that threads that wait do not fall asleep.
+    """
+
+    def __init__(self) -> None:
+        self.kernels = _module().Program()
+        self.held: list[Any] = []
+
+    def run(self) -> None:
+        """Make the calls."""
+        self.kernels.run()
+
+
 @dataclass(frozen=True)
 class Norm:
     """What a norm multiplies by and adds, `(C,)` each."""
@@ -93,17 +108,19 @@ def convolved(
     bias: Tensor | None = None,
     norm: Norm | None = None,
     eps: float = 1e-5,
+    program: Program | None = None,
 ) -> Norm:
     """Write the sums `(height, width, outputs)`, float32; return what their instance norm makes of them.
 
-    `norm` has that norm's weight and bias; without it what is returned means nothing.
+    `norm` has that norm's weight and bias; without it what is returned means nothing. With a `program` all that is
+    done when it runs.
     """
     height, width, outputs = sums.shape
     found = Norm(torch.empty(0), torch.empty(0))
     if norm is not None:
         found = Norm(torch.empty(outputs), torch.empty(outputs))
     given = (None, None, None, None) if norm is None else (norm.scale, norm.shift, found.scale, found.shift)
-    _module().tile_convolution(
+    _called(program, maps, weights, bias, norm, found, sums).tile_convolution(
         *_planes(maps.planes),
         weights.tiles.data_ptr(),
         _address(bias),
@@ -136,6 +153,7 @@ def filled(
     add: bool = False,
     above: int | None = None,
     below: int | None = None,
+    program: Program | None = None,
 ) -> Maps:
     """Return maps in `planes`, of sums `(height, width, channels)` normed, with `edge` pixels more on all sides.
 
@@ -145,10 +163,10 @@ def filled(
     height, width, channels = sums.shape
     above, below = (edge if one is None else one for one in (above, below))
     rows, columns = height + above + below, width + 2 * edge
-    planes[:, rows * columns * channels : Maps.numbers(rows, columns, channels)] = 0
-    _module().tile_maps(
+    behind = Maps.numbers(rows, columns, channels) - rows * columns * channels
+    _called(program, planes, sums, norm, kept).tile_maps(
         *(sums.data_ptr(), norm.scale.data_ptr(), norm.shift.data_ptr(), _address(kept), *_planes(planes)),
-        *(height, width, channels, edge, above, below, getattr(_module().Edges, edges), rectify, add),
+        *(height, width, channels, edge, above, below, behind, getattr(_module().Edges, edges), rectify, add),
         kernels.threads(),
     )
     return Maps(planes, rows, columns, channels)
@@ -174,6 +192,14 @@ def convolve(maps: Tensor, weights: Weights, bias: Tensor | None = None) -> Tens
             read = filled(planes, given, plain, 1, edges="zero", rectify=False, above=above, below=below)
             convolved(read, weights, result[low:high], bias)
     return made
+
+
+def _called(program: Program | None, *held: object) -> Any:
+    """Return what has the kernels: they run at once, or in a program, which holds what they work on."""
+    if program is None:
+        return _module()
+    program.held += held
+    return program.kernels
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -18,15 +18,14 @@ import torch
 from torch import Tensor
 
 from ..ops import tile_product
+from ..ops.exceeding import exceeding
 from ..ops.tile_convolution import Weights, has_tiles
 
 Metric = Literal["l2", "cosine"]
 MARGIN = 8
 """Pairs measured beyond the neighbors asked for."""
-BLOCKS = {False: (1024, 4096), True: (2048, 2048)}
-"""Rows and columns of a block of bounds, which lies in the cache; with tiles the latter are packed once."""
-STEP, MEASURED = 1024, 2**18
-"""Vectors that are made ready at a time; numbers that are in float64 at a time."""
+BLOCK, STEP, MEASURED = 2048, 1024, 2**18
+"""Rows, and columns, of a block of bounds; vectors that are made ready, and numbers that are in float64, at a time."""
 
 
 class Neighbors(NamedTuple):
@@ -46,7 +45,7 @@ def neighbors(base: Tensor, count: int, metric: Metric = "l2", queries: Tensor |
     if not 0 < count <= others:
         raise ValueError(f"expected 1 to {others} neighbors, got {count}")
     search = _Search(base, queries, metric, count)
-    for start in range(0, len(search.rows), search.block[0]):
+    for start in range(0, len(search.rows), BLOCK):
         search.visit(start)
     return search.measured()
 
@@ -58,29 +57,33 @@ class _Best:
         self.values = torch.full((queries, kept), -math.inf)
         self.ids = torch.zeros((queries, kept), dtype=torch.int64)
 
-    def offer(self, start: int, first: int, block: Tensor, columns: bool = False) -> None:
-        """Offer values (n, m) of the queries from `start` with the vectors from `first`; or the queries are columns."""
-        width = block.shape[1 if columns else 0]
-        limits = self.values[start : start + width, -1]
-        seen = torch.zeros((len(block), -(-block.shape[1] // 8) * 8), dtype=torch.bool)
-        torch.gt(block, limits if columns else limits[:, None], out=seen[:, : block.shape[1]])
-        # Few are: eight at once are looked through, as one number.
-        eights = seen.view(torch.int64).nonzero()
-        if len(eights) > width * self.values.shape[1]:
-            block = block.T.contiguous() if columns else block
-            values, ids = block.topk(min(self.values.shape[1], block.shape[1]), dim=1)
-            self._keep(torch.arange(start, start + width), ids + first, values)
-        elif len(eights):
-            inside = seen.view(len(seen), -1, 8)[eights[:, 0], eights[:, 1]].nonzero()
-            row, column = eights[inside[:, 0], 0], eights[inside[:, 0], 1] * 8 + inside[:, 1]
-            values = block[row, column]
-            if columns:
-                column, order = column.sort(stable=True)
-                row, column, values = column, row[order], values[order]
-            self._few(row + start, column + first, values)
+    def offer(self, start: int, first: int, block: Tensor, both: bool) -> None:
+        """Offer values (n, m) of the queries from `start` with the vectors from `first`, and, if `both`, the reverse."""
+        rows = self.values[start : start + len(block), -1].clone()
+        columns = self.values[first : first + block.shape[1], -1].clone() if both else None
+        found = exceeding(block, rows, columns, sum(block.shape) * self.values.shape[1])
+        if found is None:
+            self._all(start, first, block)
+            if both:
+                self._all(first, start, block.T.contiguous())
+            return
+        places, values = found
+        row, column = places // block.shape[1], places % block.shape[1]
+        self._few(row + start, column + first, values, values > rows[row])
+        if columns is not None:
+            order = column.argsort(stable=True)
+            row, column, values = row[order], column[order], values[order]
+            self._few(column + first, row + start, values, values > columns[column])
 
-    def _few(self, queries: Tensor, ids: Tensor, values: Tensor) -> None:
-        """Keep the best of single values, which come by query."""
+    def _all(self, start: int, first: int, block: Tensor) -> None:
+        values, ids = block.topk(min(self.values.shape[1], block.shape[1]), dim=1)
+        self._keep(torch.arange(start, start + len(block)), ids + first, values)
+
+    def _few(self, queries: Tensor, ids: Tensor, values: Tensor, which: Tensor) -> None:
+        """Keep the best of those of single values, which come by query."""
+        queries, ids, values = queries[which], ids[which], values[which]
+        if not len(queries):
+            return
         found, group, counts = queries.unique_consecutive(return_inverse=True, return_counts=True)
         place = torch.arange(len(queries)) - (counts.cumsum(0) - counts)[group]
         width = int(counts.max())
@@ -105,7 +108,7 @@ class _Search:
         # Products of numbers as large or small as 1e30 have no place in float32.
         self.scale = 2.0 ** -math.frexp(max(_largest(one) for one in vectors))[1]
         self.tiles = has_tiles()
-        self.block, self.packed = BLOCKS[self.tiles], dict[int, Weights]()
+        self.packed: dict[int, Weights] = {}
         units = (base.shape[1] + 8) * 2.0**-24
         error = tile_product.relative_error(base.shape[1] + 8) if self.tiles else units / (1 - units)
         for one in vectors:
@@ -120,34 +123,30 @@ class _Search:
         """
         # With the last two exchanged a row times a column is a·b less both squares.
         rows = torch.cat([rows[:, :-2], rows[:, [-1, -2]]], 1)
-        starts = range(first, len(self.columns), self.block[1])
+        starts = range(first, len(self.columns), BLOCK)
         if self.tiles and len(rows) > 1:
-            left, memory = tile_product.rows(rows), torch.empty((len(rows) + tile_product.ACROSS) * self.block[1])
+            left, memory = tile_product.rows(rows), torch.empty((len(rows) + tile_product.ACROSS) * BLOCK)
             for start in starts:
                 yield start, tile_product.product(left, self._packed(start), memory)[: len(rows)]
             return
-        memory = torch.empty(len(rows) * self.block[1])
+        memory = torch.empty(len(rows) * BLOCK)
         for start in starts:
-            columns = self.columns[start : start + self.block[1]]
+            columns = self.columns[start : start + BLOCK]
             block = memory[: len(rows) * len(columns)].view(len(rows), -1)
             yield start, torch.mm(rows, columns.T, out=block)
 
     def _packed(self, start: int) -> Weights:
         if start not in self.packed:
-            self.packed[start] = tile_product.columns(self.columns[start : start + self.block[1]])
+            self.packed[start] = tile_product.columns(self.columns[start : start + BLOCK])
         return self.packed[start]
 
     def visit(self, start: int) -> None:
         """Offer a block of rows its bounds; of one's own vectors, a pair's bound serves both."""
-        rows = self.rows[start : start + self.block[0]]
-        for first, block in self.bounds(rows, start if self.own else 0):
-            done = 0
-            if self.own and first == start:
+        for first, block in self.bounds(self.rows[start : start + BLOCK], start if self.own else 0):
+            diagonal = self.own and first == start
+            if diagonal:
                 block.fill_diagonal_(-math.inf)
-                done = len(rows)
-            self.best.offer(start, first, block)
-            if self.own and done < block.shape[1]:
-                self.best.offer(first + done, start, block[:, done:], columns=True)
+            self.best.offer(start, first, block, self.own and not diagonal)
 
     def measured(self) -> Neighbors:
         """Measure the best pairs, and search again for the queries that this proves nothing of."""

@@ -56,7 +56,7 @@ def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     if request.param and not has_tiles():
         pytest.skip("this processor has no AMX, or AFTERIMAGE_ISA or AFTERIMAGE_KERNELS hides it")
     monkeypatch.setattr(module, "has_tiles", lambda: request.param)
-    monkeypatch.setattr(module, "BLOCKS", {False: (64, 200), True: (64, 64)})
+    monkeypatch.setattr(module, "BLOCK", 64)
     monkeypatch.setattr(tile_product, "ACROSS", 24)
 
 
