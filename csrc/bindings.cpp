@@ -61,6 +61,7 @@ PYBIND11_MODULE(_cpu, module) {
         .value("zero", cpu::Edges::zero);
     module.def("tile_convolution", &cpu::tile_convolution, unlocked());
     module.def("tile_maps", &cpu::tile_maps, unlocked());
+    module.def("tile_exceeding", &cpu::tile_exceeding, unlocked());
     pybind11::class_<Program>(module, "Program")
         .def(pybind11::init<>())
         .def("tile_convolution", recorded(&cpu::tile_convolution))

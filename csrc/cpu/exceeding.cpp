@@ -1,9 +1,11 @@
 #include "cpu/exceeding.h"
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
 #include <vector>
 
+#include "cpu/found.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
 #include "formula/number.h"
@@ -16,11 +18,7 @@ constexpr std::int64_t run = 64, share = 32;  // values that are looked at toget
 struct Block {
     const float *values, *row_limits, *column_limits;
     std::int64_t rows, columns, most;
-};
-
-struct Found {
-    std::vector<std::int64_t> places;
-    std::vector<float> values;
+    std::atomic<std::int64_t>* seen;  // by all parts: what is more than wanted need not be found
 };
 
 // Few do, so most runs are left at once.
@@ -39,12 +37,12 @@ AFTERIMAGE_FORMULA void look(const Block& block, std::int64_t part, const float*
             const float* limits = block.column_limits ? block.column_limits + column : infinite;
             const std::int64_t count = std::min(run, block.columns - column);
             if (!(count == run ? any<Tag>(values, limit, limits, run) : any<Tag>(values, limit, limits, count))) continue;
-            if (static_cast<std::int64_t>(found.places.size()) > block.most) return;
+            if (block.seen->load(std::memory_order_relaxed) > block.most) return;
+            const std::size_t before = found.size();
             for (std::int64_t i = 0; i < count; ++i)
-                if (values[i] > limit || values[i] > limits[i]) {
-                    found.places.push_back(row * block.columns + column + i);
-                    found.values.push_back(values[i]);
-                }
+                if (values[i] > limit || values[i] > limits[i])
+                    found.emplace_back(row * block.columns + column + i, values[i]);
+            *block.seen += static_cast<std::int64_t>(found.size() - before);
         }
 }
 
@@ -70,23 +68,15 @@ AFTERIMAGE_TARGET_AVX512 void avx512(const Block& block, std::int64_t part, cons
 std::int64_t exceeding(std::uintptr_t block, std::uintptr_t row_limits, std::uintptr_t column_limits,
                        std::uintptr_t places, std::uintptr_t values, std::int64_t rows, std::int64_t columns,
                        std::int64_t most, int threads) {
+    std::atomic<std::int64_t> seen{0};
     const Block given{reinterpret_cast<const float*>(block), reinterpret_cast<const float*>(row_limits),
-                      reinterpret_cast<const float*>(column_limits), rows, columns, most};
+                      reinterpret_cast<const float*>(column_limits), rows, columns, most, &seen};
     const Look looks = isa() >= Isa::avx512 ? avx512<Avx512> : isa() == Isa::avx2 ? avx2<Avx2> : baseline<Baseline>;
     const std::vector<float> infinite(run, std::numeric_limits<float>::infinity());
     std::vector<Found> found((rows + share - 1) / share);
     const auto parts = static_cast<std::int64_t>(found.size());
     parallel(parts, threads, [&](std::int64_t part) { looks(given, part, infinite.data(), found[part]); });
-    std::int64_t count = 0;
-    for (const Found& part : found) count += static_cast<std::int64_t>(part.places.size());
-    if (count > most) return count;
-    auto* place = reinterpret_cast<std::int64_t*>(places);
-    auto* value = reinterpret_cast<float*>(values);
-    for (const Found& part : found) {
-        place = std::copy(part.places.begin(), part.places.end(), place);
-        value = std::copy(part.values.begin(), part.values.end(), value);
-    }
-    return count;
+    return gather(found, most, reinterpret_cast<std::int64_t*>(places), reinterpret_cast<float*>(values));
 }
 
 }  // namespace afterimage::cpu

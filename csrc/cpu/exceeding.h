@@ -11,4 +11,12 @@ std::int64_t exceeding(std::uintptr_t block, std::uintptr_t row_limits, std::uin
                        std::uintptr_t places, std::uintptr_t values, std::int64_t rows, std::int64_t columns,
                        std::int64_t most, int threads);
 
+// The same of the products of rows with columns, which are `tile_convolution`'s maps, of one row of pixels, and weights;
+// with `diagonal` none is that of a row with the column of its own number. Only on AMX, else throws
+// std::invalid_argument.
+std::int64_t tile_exceeding(std::uintptr_t high, std::uintptr_t low, std::uintptr_t weights, std::uintptr_t row_limits,
+                            std::uintptr_t column_limits, std::uintptr_t places, std::uintptr_t values,
+                            std::int64_t rows, std::int64_t columns, std::int64_t length, std::int64_t steps,
+                            bool diagonal, std::int64_t most, int threads);
+
 }  // namespace afterimage::cpu

@@ -10,7 +10,7 @@
 #include "cpu/parallel.h"
 
 #ifdef AFTERIMAGE_AMX
-#include "cpu/tiles.h"
+#include "cpu/tile_multiply.h"
 #endif
 
 namespace afterimage::cpu {
@@ -18,10 +18,9 @@ namespace afterimage::cpu {
 #ifdef AFTERIMAGE_AMX
 namespace {
 
-constexpr std::int64_t lanes = 16, block = 32;  // numbers of a register; pixels and outputs of two by two tiles
 constexpr std::int64_t least_parts = 8, most_parts = 32;  // of an image
 
-// Moments of each part's pixels about its first one, so that large means cancel nothing: (parts, outputs).
+// Moments of each part's pixels about the mean of its first block: (parts, outputs).
 struct Moments {
     Moments(std::int64_t parts, std::int64_t outputs)
         : counts(parts), about(parts * outputs), sums(parts * outputs), squares(parts * outputs) {}
@@ -33,91 +32,46 @@ struct Moments {
 
 // One row's, of a block of outputs.
 struct Row {
-    alignas(64) float bias[block] = {}, about[block] = {}, sum[block] = {}, square[block] = {};
+    alignas(64) float bias[block] = {}, about[block] = {};
+    alignas(64) double sum[block] = {}, square[block] = {};
 };
 
-struct Shape {
-    std::int64_t channels, pitch, rows, steps, down, across, phases, height, width, outputs;
-    bool measured;
-
-    std::int64_t groups() const { return (outputs + lanes - 1) / lanes; }
-    std::int64_t group_bytes() const { return rows * steps * tiles::tile; }
-    std::int64_t weight_bytes() const { return phases * phases * groups() * group_bytes(); }
-
-    // Rows whose maps take half a megabyte.
-    std::int64_t few(bool split) const {
-        return std::max<std::int64_t>(1, (1 << 19) / ((split ? 4 : 2) * pitch * down));
-    }
-};
-
-template <bool split, bool two>
-AFTERIMAGE_INLINE_AMX void step(const char* high, const char* low, std::int64_t pixel, const char* weights,
-                                std::int64_t next, std::int64_t behind) {
-    _tile_loadd(4, high, pixel);
-    _tile_loadd(6, weights, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(5, high + lanes * pixel, pixel);
-    _tile_dpbf16ps(2, 5, 6);
-    if constexpr (two) {
-        _tile_loadd(7, weights + next, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-    if constexpr (split) {
-        _tile_loadd(4, low, pixel);
-        _tile_dpbf16ps(0, 4, 6);
-        if constexpr (two) _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, low + lanes * pixel, pixel);
-        _tile_dpbf16ps(2, 5, 6);
-        if constexpr (two) _tile_dpbf16ps(3, 5, 7);
-        _tile_loadd(4, high, pixel);
-        _tile_loadd(6, weights + behind, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(5, high + lanes * pixel, pixel);
-        _tile_dpbf16ps(2, 5, 6);
-        if constexpr (two) {
-            _tile_loadd(7, weights + behind + next, 64);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
-        }
+// Adds a block of pixels whose mean and squares about it are known. In float64: the squares of means that lie far from
+// the first block's would cancel.
+AFTERIMAGE_INLINE_AMX void add(Row& row, std::int64_t half, std::int64_t pixels, __m512 mean, __m512 square) {
+    const __m512d count = _mm512_set1_pd(static_cast<double>(pixels));
+    for (std::int64_t quarter = 0; quarter < 2; ++quarter) {
+        const std::int64_t at = half + 8 * quarter;
+        const __m256 part = quarter ? _mm512_extractf32x8_ps(mean, 1) : _mm512_castps512_ps256(mean);
+        const __m256 about = _mm256_load_ps(row.about + at);
+        const __m256 own = quarter ? _mm512_extractf32x8_ps(square, 1) : _mm512_castps512_ps256(square);
+        const __m512d apart = _mm512_sub_pd(_mm512_cvtps_pd(part), _mm512_cvtps_pd(about));
+        const __m512d sum = _mm512_mul_pd(count, apart);
+        _mm512_store_pd(row.sum + at, _mm512_add_pd(_mm512_load_pd(row.sum + at), sum));
+        const __m512d both = _mm512_fmadd_pd(sum, apart, _mm512_cvtps_pd(own));
+        _mm512_store_pd(row.square + at, _mm512_add_pd(_mm512_load_pd(row.square + at), both));
     }
 }
 
-// The sums of 32 pixels and 32 outputs, or 16 unless `two`; `distance` lies between those of two pixels.
-template <bool split, bool two>
-AFTERIMAGE_INLINE_AMX void multiply(const Shape& shape, const char* high, const char* low, const char* weights,
-                                    const float* bias, float* sums, std::int64_t distance) {
-    const std::int64_t pixel = 2 * shape.across * shape.channels, next = shape.group_bytes();
-    tiles::load_sums(bias, 0);
-    for (std::int64_t row = 0; row < shape.rows; ++row, high += 2 * shape.pitch, low += 2 * shape.pitch)
-        for (std::int64_t at = 0; at < shape.steps; ++at, weights += tiles::tile)
-            step<split, two>(high + 64 * at, low + 64 * at, pixel, weights, next, shape.weight_bytes());
-    char* below = reinterpret_cast<char*>(sums) + lanes * distance;
-    _tile_stored(0, sums, distance);
-    _tile_stored(2, below, distance);
-    if constexpr (two) {
-        _tile_stored(1, sums + lanes, distance);
-        _tile_stored(3, below + lanes * sizeof(float), distance);
-    }
-    tiles::fence();
-}
-
-// Stores the sums of up to 32 pixels and adds their moments.
+// Stores the sums of up to 32 pixels and adds their moments; a part begins with the first ones.
 AFTERIMAGE_INLINE_AMX void finish(const float* sums, std::int64_t pixels, std::int64_t outputs, float* to,
-                                  std::int64_t pixel, Row& row) {
+                                  std::int64_t pixel, bool measured, bool first, Row& row) {
     for (std::int64_t half = 0; half < block && half < outputs; half += lanes) {
         const __mmask16 where = tiles::first(outputs - half);
-        const __m512 about = _mm512_load_ps(row.about + half);
-        __m512 sum = _mm512_load_ps(row.sum + half), square = _mm512_load_ps(row.square + half);
+        __m512 sum = _mm512_setzero_ps(), square = _mm512_setzero_ps();
         for (std::int64_t i = 0; i < pixels; ++i) {
             const __m512 value = _mm512_load_ps(sums + i * block + half);
-            const __m512 apart = _mm512_sub_ps(value, about);
-            sum = _mm512_add_ps(sum, apart);
-            square = _mm512_fmadd_ps(apart, apart, square);
+            sum = _mm512_add_ps(sum, value);
             _mm512_mask_storeu_ps(to + i * pixel + half, where, value);
         }
-        _mm512_store_ps(row.sum + half, sum);
-        _mm512_store_ps(row.square + half, square);
+        if (!measured) continue;
+        const __m512 mean = _mm512_mul_ps(sum, _mm512_set1_ps(1.0f / static_cast<float>(pixels)));
+        for (std::int64_t i = 0; i < pixels; ++i) {
+            const __m512 apart = _mm512_sub_ps(_mm512_load_ps(sums + i * block + half), mean);
+            square = _mm512_fmadd_ps(apart, apart, square);
+        }
+        if (first) _mm512_store_ps(row.about + half, mean);
+        add(row, half, pixels, mean, square);
     }
 }
 
@@ -133,8 +87,7 @@ AFTERIMAGE_INLINE_AMX void convolve_row(const Shape& shape, const char* high, co
             continue;
         }
         multiply<split, two>(shape, high + at, low + at, weights, row.bias, sums, block * sizeof(float));
-        if (begins && x == 0) std::copy_n(sums, outputs, row.about);
-        finish(sums, pixels, outputs, to + x * pixel, pixel, row);
+        finish(sums, pixels, outputs, to + x * pixel, pixel, shape.measured, begins && x == 0, row);
     }
 }
 

@@ -7,11 +7,12 @@ namespace afterimage::cpu {
 // The convolution of one image's maps on matrix tiles and what its instance norm multiplies by and adds.
 //
 // `high` holds the maps with their edges, `pitch` numbers a row, bfloat16, channels last; `low`, unless 0, what they
-// lack to float32, likewise. Behind them lie 32 pixels and 32 numbers that may be read. A window is `rows` rows of
-// 32 · `steps` numbers from its first one; `weights` are tiles (phases², groups of 16 outputs, rows, steps, 1024 bytes)
-// and lie behind each other, high and, if there is a `low`, low part. With `phases` 2 each window gives 2 × 2 pixels, the
-// later ones of a window that begins a row or a pixel further on. `bias` is 0 where there is none, `norm_weight` where no norm follows. `sums` is float32
-// (phases · height, phases · width, outputs). Only on AMX, else throws std::invalid_argument.
+// lack to float32, likewise. Behind them lie 32 · `stride_across` pixels and 32 numbers that may be read, and are finite.
+// A window is `rows` rows of 32 · `steps` numbers from its first one; `weights` are tiles (phases², groups of 16 outputs,
+// rows, steps, 1024 bytes) and lie behind each other, high and, if there is a `low`, low part. With `phases` 2 each window
+// gives 2 × 2 pixels, the later ones of a window that begins a row or a pixel further on. `bias` is 0 where there is
+// none, `norm_weight` where no norm follows. `sums` is float32 (phases · height, phases · width, outputs). Only on AMX,
+// else throws std::invalid_argument.
 void tile_convolution(std::uintptr_t high, std::uintptr_t low, std::uintptr_t weights, std::uintptr_t bias,
                       std::uintptr_t sums, std::uintptr_t norm_weight, std::uintptr_t norm_bias, std::uintptr_t scale,
                       std::uintptr_t shift, double eps, std::int64_t channels, std::int64_t pitch, std::int64_t rows,

@@ -27,7 +27,7 @@ CHANNELS, POSITIONS = 64, 1025
 def quickened(model: nn.Module) -> Iterator[None]:
     """Compute a frozen model's convolutions by cheaper means where they gain by it; afterwards as before."""
     modules = [module for module in model.modules() if _gains(module)]
-    changed = [one for one in modules if "forward" not in vars(one) and not one.weight.requires_grad]
+    changed = [one for one in modules if "forward" not in vars(one) and not _learns(one)]
     try:
         for module in changed:
             module.forward = _Quick(module)  # type: ignore[method-assign,assignment]
@@ -42,7 +42,7 @@ def workspace(model: nn.Module) -> int:
     found = [module.weight for module in model.modules() if _gains(module)]
     filtered = [2 * 36 // 9 * one.nbytes if min(one.shape[:2]) >= winograd.CHANNELS else 0 for one in found]
     tiled = [packed_bytes(one) + packed_bytes(one.transpose(0, 1)) if has_tiles() else 0 for one in found]
-    return sum(map(max, filtered, tiled))
+    return sum(filtered) + sum(tiled)  # both, for pictures of several sizes
 
 
 def quickens(model: nn.Module, image: Tensor) -> bool:
@@ -71,9 +71,12 @@ def _gains(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     if plain != ((3, 3), (1, 1), (1, 1), 1, (1, 1), "zeros"):
         return False
     many = min(module.in_channels, module.out_channels) >= (CHANNELS if has_tiles() else winograd.CHANNELS)
-    return (
-        many and type(module.weight) is nn.Parameter and module.weight.dtype == torch.float32 and _on_cpu(module.weight)
-    )
+    plain_ones = all(type(one) is nn.Parameter and one.dtype == torch.float32 for one in module.parameters())
+    return many and plain_ones and all(map(_on_cpu, module.parameters()))
+
+
+def _learns(module: nn.Conv2d) -> bool:
+    return any(one.requires_grad for one in module.parameters())
 
 
 def _means(module: nn.Conv2d, maps: Tensor) -> ModuleType | None:
@@ -112,7 +115,8 @@ class _Quick:
             weight = weight.flip(2, 3).transpose(0, 1) if back else weight
             made = packed(weight, split=True) if means is tile_convolution else winograd.transformed(weight)
             self.weights[means, back] = made
-        convolved: Tensor = means.convolve(maps, self.weights[means, back], None if back else self.module.bias)
+        bias = None if back or self.module.bias is None else self.module.bias.detach().contiguous()
+        convolved: Tensor = means.convolve(maps, self.weights[means, back], bias)
         return convolved
 
 

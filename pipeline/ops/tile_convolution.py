@@ -24,12 +24,14 @@ FARTHEST = 4
 """Pixels from one window to the next, at most."""
 BAND = 2**24
 """Bytes of maps that are made at a time for one convolution: they are still in the cache when it reads them."""
+LEAST_ROWS = 16
+"""Of those: two more are made for each such band."""
 
 
 def has_tiles() -> bool:
     """Return whether this processor has matrix tiles, and the kernels are built and wanted."""
-    module = kernels.module("cpu")
-    return module is not None and module.isa() == "amx"
+    found = kernels.module("cpu")
+    return found is not None and found.isa() == "amx"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Program:
     """
 
     def __init__(self) -> None:
-        self.kernels = _module().Program()
+        self.kernels = module().Program()
         self.held: list[Any] = []
 
     def run(self) -> None:
@@ -84,6 +86,7 @@ class Norm:
 
 def packed(weight: Tensor, split: bool, stride: tuple[int, int] = (1, 1)) -> Weights:
     """Return weights (O, C, kh, kw) or, for 2 × 2 pixels of each window, (2, 2, O, C, kh, kw) as tiles."""
+    assert max(stride) <= FARTHEST, "more pixels would have to lie behind the maps"
     phases = 1 if weight.ndim == 4 else 2
     outputs, channels, rows, columns = weight.shape[-4:]
     run = weight.float().reshape(-1, outputs, channels, rows, columns).permute(0, 3, 4, 2, 1).flatten(2, 3)
@@ -116,12 +119,14 @@ def convolved(
     done when it runs.
     """
     height, width, outputs = sums.shape
+    assert outputs == weights.outputs
+    assert _dense(sums, *(() if bias is None else (bias,)))
     found = Norm(torch.empty(0), torch.empty(0))
     if norm is not None:
         found = Norm(torch.empty(outputs), torch.empty(outputs))
     given = (None, None, None, None) if norm is None else (norm.scale, norm.shift, found.scale, found.shift)
     _called(program, maps, weights, bias, norm, found, sums).tile_convolution(
-        *_planes(maps.planes),
+        *addresses(maps),
         weights.tiles.data_ptr(),
         _address(bias),
         sums.data_ptr(),
@@ -164,24 +169,30 @@ def filled(
     above, below = (edge if one is None else one for one in (above, below))
     rows, columns = height + above + below, width + 2 * edge
     behind = Maps.numbers(rows, columns, channels) - rows * columns * channels
+    assert edges != "reflect" or edge < min(height, width)
+    assert planes.shape[1] >= rows * columns * channels + behind
+    assert _dense(sums, norm.scale, norm.shift, *(() if kept is None else (kept,)))
+    assert kept is not None or not add
+    maps = Maps(planes, rows, columns, channels)
     _called(program, planes, sums, norm, kept).tile_maps(
-        *(sums.data_ptr(), norm.scale.data_ptr(), norm.shift.data_ptr(), _address(kept), *_planes(planes)),
-        *(height, width, channels, edge, above, below, behind, getattr(_module().Edges, edges), rectify, add),
+        *(sums.data_ptr(), norm.scale.data_ptr(), norm.shift.data_ptr(), _address(kept), *addresses(maps)),
+        *(height, width, channels, edge, above, below, behind, getattr(module().Edges, edges), rectify, add),
         kernels.threads(),
     )
-    return Maps(planes, rows, columns, channels)
+    return maps
 
 
 def convolve(maps: Tensor, weights: Weights, bias: Tensor | None = None) -> Tensor:
     """Return the convolution of maps (N, C, H, W), float32, by split weights of 3 × 3: (N, O, H, W) in channels last.
 
-    There is a zero beyond each edge. Each image on its own: it does not depend on its batch.
+    There is a zero beyond each edge. Each image on its own: it does not depend on its batch. Infinite maps give NaN, in
+    pixels beside those that their windows reach, too.
     """
     images, channels, height, width = maps.shape
     maps = maps.contiguous(memory_format=torch.channels_last)
     # no view: that could not be overwritten by what follows, such as a ReLU in place
     made = torch.empty((images, weights.outputs, height, width), memory_format=torch.channels_last)
-    step = max(PIXELS, BAND // (4 * (width + 2) * channels))
+    step = max(LEAST_ROWS, BAND // (4 * (width + 2) * channels))
     planes = torch.empty(2, Maps.numbers(min(step, height) + 2, width + 2, channels), dtype=torch.bfloat16)
     plain = Norm(torch.ones(channels), torch.zeros(channels))
     for image, result in zip(maps.movedim(1, 3), made.movedim(1, 3), strict=True):
@@ -197,20 +208,26 @@ def convolve(maps: Tensor, weights: Weights, bias: Tensor | None = None) -> Tens
 def _called(program: Program | None, *held: object) -> Any:
     """Return what has the kernels: they run at once, or in a program, which holds what they work on."""
     if program is None:
-        return _module()
+        return module()
     program.held += held
     return program.kernels
+
+
+def _dense(*tensors: Tensor) -> bool:
+    return all(one.dtype == torch.float32 and one.is_contiguous() for one in tensors)
 
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _planes(planes: Tensor) -> tuple[int, int]:
-    return planes[0].data_ptr(), planes[1].data_ptr() if len(planes) == 2 else 0
+def addresses(maps: Maps) -> tuple[int, int]:
+    """Return where the high and the low plane lie; 0 where there is none."""
+    return maps.planes[0].data_ptr(), maps.planes[1].data_ptr() if len(maps.planes) == 2 else 0
 
 
-def _module() -> ModuleType:
-    module = kernels.module("cpu")
-    assert module is not None, "asked for where there are no tiles: see has_tiles"
-    return module
+def module() -> ModuleType:
+    """Return the module that has the kernels, where there are tiles."""
+    found = kernels.module("cpu")
+    assert found is not None, "asked for where there are no tiles: see has_tiles"
+    return found

@@ -11,21 +11,22 @@ come out right.
 """
 
 import math
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..ops import tile_product
 from ..ops.exceeding import exceeding
-from ..ops.tile_convolution import Weights, has_tiles
+from ..ops.tile_convolution import Maps, Weights, has_tiles
 
 Metric = Literal["l2", "cosine"]
 MARGIN = 8
 """Pairs measured beyond the neighbors asked for."""
 BLOCK, STEP, MEASURED = 2048, 1024, 2**18
 """Rows, and columns, of a block of bounds; vectors that are made ready, and numbers that are in float64, at a time."""
+PACKED = 2**30
+"""Bytes of columns, as tiles, that are kept from one block of rows to the next."""
 
 
 class Neighbors(NamedTuple):
@@ -41,6 +42,8 @@ def neighbors(base: Tensor, count: int, metric: Metric = "l2", queries: Tensor |
     All are finite, and for `cosine`, whose distance is 1 − cos, not zero. There have to be `count` others. No block of
     pairs is kept beyond its turn.
     """
+    if queries is not None and not len(queries):
+        return Neighbors(torch.empty(0, count, dtype=torch.int64), torch.empty(0, count))
     others = len(base) - (queries is None)
     if not 0 < count <= others:
         raise ValueError(f"expected 1 to {others} neighbors, got {count}")
@@ -57,18 +60,20 @@ class _Best:
         self.values = torch.full((queries, kept), -math.inf)
         self.ids = torch.zeros((queries, kept), dtype=torch.int64)
 
-    def offer(self, start: int, first: int, block: Tensor, both: bool) -> None:
-        """Offer values (n, m) of the queries from `start` with the vectors from `first`, and, if `both`, the reverse."""
-        rows = self.values[start : start + len(block), -1].clone()
-        columns = self.values[first : first + block.shape[1], -1].clone() if both else None
-        found = exceeding(block, rows, columns, sum(block.shape) * self.values.shape[1])
+    def offer(self, start: int, first: int, pairs: "_Products | _Tiles", both: bool) -> None:
+        """Offer the queries from `start` the vectors from `first`, and, if `both`, these the queries."""
+        height, width = pairs.shape
+        rows = self.values[start : start + height, -1].clone()
+        columns = self.values[first : first + width, -1].clone() if both else None
+        found = pairs.exceeding(rows, columns, (height + width) * self.values.shape[1])
         if found is None:
+            block = pairs.block()
             self._all(start, first, block)
             if both:
                 self._all(first, start, block.T.contiguous())
             return
         places, values = found
-        row, column = places // block.shape[1], places % block.shape[1]
+        row, column = places // width, places % width
         self._few(row + start, column + first, values, values > rows[row])
         if columns is not None:
             order = column.argsort(stable=True)
@@ -98,55 +103,75 @@ class _Best:
         self.ids[queries] = named.gather(1, order)
 
 
+class _Products:
+    """Bounds of a block of pairs, by products in float32; good until the next one, which lies in its place."""
+
+    def __init__(self, rows: Tensor, columns: Tensor, memory: Tensor, diagonal: bool) -> None:
+        self.shape = len(rows), len(columns)
+        self.values = torch.mm(rows, columns.T, out=memory[: len(rows) * len(columns)].view(self.shape))
+        if diagonal:
+            self.values.fill_diagonal_(-math.inf)
+
+    def exceeding(self, rows: Tensor, columns: Tensor | None, most: int) -> tuple[Tensor, Tensor] | None:
+        return exceeding(self.values, rows, columns, most)
+
+    def block(self) -> Tensor:
+        return self.values
+
+
+class _Tiles:
+    """The same on matrix tiles, where a block is only written if most of it is wanted."""
+
+    def __init__(self, left: Maps, right: Weights, height: int, memory: Tensor, diagonal: bool) -> None:
+        self.shape = height, right.outputs
+        self.left, self.right, self.memory, self.diagonal = left, right, memory, diagonal
+
+    def exceeding(self, rows: Tensor, columns: Tensor | None, most: int) -> tuple[Tensor, Tensor] | None:
+        return tile_product.exceeding(self.left, self.right, rows, columns, most, self.diagonal)
+
+    def block(self) -> Tensor:
+        values = tile_product.product(self.left, self.right, self.memory)[: self.shape[0]]
+        return values.fill_diagonal_(-math.inf) if self.diagonal else values
+
+
 class _Search:
     def __init__(self, base: Tensor, queries: Tensor | None, metric: Metric, count: int) -> None:
         self.base, self.count, self.metric, self.own = base, count, metric, queries is None
         self.queries = base if queries is None else queries
-        sums = [_single(part, metric).sum(0, dtype=torch.float64) for part in base.split(STEP)]
-        mean = torch.stack(sums).sum(0) / len(base)
-        vectors = [_extended(one, metric, mean.float()) for one in ([base] if self.own else [base, self.queries])]
+        mean = torch.stack([_double(part, metric).sum(0) for part in base.split(STEP)]).sum(0) / len(base)
+        vectors = [_extended(one, metric, mean) for one in ([base] if self.own else [base, self.queries])]
         # Products of numbers as large or small as 1e30 have no place in float32.
         self.scale = 2.0 ** -math.frexp(max(_largest(one) for one in vectors))[1]
         self.tiles = has_tiles()
         self.packed: dict[int, Weights] = {}
+        self.memory = torch.empty((BLOCK + tile_product.ACROSS) * BLOCK)
         units = (base.shape[1] + 8) * 2.0**-24
         error = tile_product.relative_error(base.shape[1] + 8) if self.tiles else units / (1 - units)
         for one in vectors:
-            _square(one, self.scale, 0.5 - error, tile_product.LEAST if self.tiles else 0.0)
+            _square(one, self.scale, 0.5 - error, tile_product.least(base.shape[1] + 8) if self.tiles else 0.0)
         self.columns, self.rows = vectors[0], vectors[-1]
         self.best = _Best(len(self.rows), min(count + MARGIN, len(base) - self.own))
 
-    def bounds(self, rows: Tensor, first: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """Yield, for blocks of columns from `first` on, the least halves of squared distances, negative.
-
-        A block is good until the next one, which lies in its place.
-        """
-        # With the last two exchanged a row times a column is a·b less both squares.
-        rows = torch.cat([rows[:, :-2], rows[:, [-1, -2]]], 1)
-        starts = range(first, len(self.columns), BLOCK)
-        if self.tiles and len(rows) > 1:
-            left, memory = tile_product.rows(rows), torch.empty((len(rows) + tile_product.ACROSS) * BLOCK)
-            for start in starts:
-                yield start, tile_product.product(left, self._packed(start), memory)[: len(rows)]
-            return
-        memory = torch.empty(len(rows) * BLOCK)
-        for start in starts:
-            columns = self.columns[start : start + BLOCK]
-            block = memory[: len(rows) * len(columns)].view(len(rows), -1)
-            yield start, torch.mm(rows, columns.T, out=block)
-
-    def _packed(self, start: int) -> Weights:
-        if start not in self.packed:
-            self.packed[start] = tile_product.columns(self.columns[start : start + BLOCK])
-        return self.packed[start]
-
     def visit(self, start: int) -> None:
         """Offer a block of rows its bounds; of one's own vectors, a pair's bound serves both."""
-        for first, block in self.bounds(self.rows[start : start + BLOCK], start if self.own else 0):
+        rows = _turned(self.rows[start : start + BLOCK])
+        left = tile_product.rows(rows) if self.tiles else rows
+        for first in range(start if self.own else 0, len(self.columns), BLOCK):
             diagonal = self.own and first == start
-            if diagonal:
-                block.fill_diagonal_(-math.inf)
-            self.best.offer(start, first, block, self.own and not diagonal)
+            self.best.offer(start, first, self._pairs(left, rows, first, diagonal), self.own and not diagonal)
+        if self.own:
+            self.packed.pop(start, None)
+
+    def _pairs(self, left: Any, rows: Tensor, first: int, diagonal: bool) -> "_Products | _Tiles":
+        columns = self.columns[first : first + BLOCK]
+        if not self.tiles:
+            return _Products(rows, columns, self.memory, diagonal)
+        packed = self.packed.get(first)
+        if packed is None:
+            packed = tile_product.columns(columns)
+            if len(self.packed) * packed.tiles.nbytes < PACKED:
+                self.packed[first] = packed
+        return _Tiles(left, packed, len(rows), self.memory, diagonal)
 
     def measured(self) -> Neighbors:
         """Measure the best pairs, and search again for the queries that this proves nothing of."""
@@ -166,10 +191,10 @@ class _Search:
     def _again(self, query: int, reached: float) -> tuple[Tensor, Tensor]:
         """Return the nearest of all whose bound is as low as a square that as many reach."""
         half = 0.5 * self.scale**2 * reached * (1 + 1e-12)
-        found = [
-            first + (block[0].double() >= -half).nonzero().flatten()
-            for first, block in self.bounds(self.rows[query : query + 1])
-        ]
+        row, found = _turned(self.rows[query : query + 1]), []
+        for first in range(0, len(self.columns), STEP):
+            values = (row @ self.columns[first : first + STEP].T)[0]
+            found.append(first + (values.double() >= -half).nonzero().flatten())
         ids = torch.cat(found)
         ids = ids[ids != query] if self.own else ids
         one = self.queries[query : query + 1].expand(len(ids), -1)
@@ -177,8 +202,13 @@ class _Search:
         return ids[order[: self.count]], squares[: self.count]
 
 
-def _single(vectors: Tensor, metric: Metric) -> Tensor:
-    return _unit(vectors.double()).float() if metric == "cosine" else vectors.float()
+def _turned(rows: Tensor) -> Tensor:
+    """Exchange the last two numbers, so that a row times a column is a·b less both squares."""
+    return torch.cat([rows[:, :-2], rows[:, [-1, -2]]], 1)
+
+
+def _double(vectors: Tensor, metric: Metric) -> Tensor:
+    return _unit(vectors.double()) if metric == "cosine" else vectors.double()
 
 
 def _unit(vectors: Tensor) -> Tensor:
@@ -190,7 +220,8 @@ def _extended(vectors: Tensor, metric: Metric, mean: Tensor) -> Tensor:
     """Return vectors (N, D + 2), centered, with one behind them and room for their squares."""
     extended = torch.ones(len(vectors), vectors.shape[1] + 2)
     for part, given in zip(extended.split(STEP), vectors.split(STEP), strict=True):
-        torch.sub(_single(given, metric), mean, out=part[:, :-2])
+        # rounded after the mean is gone: what is lost is small beside what is left
+        part[:, :-2] = _double(given, metric) - mean
     return extended
 
 

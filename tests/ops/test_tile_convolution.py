@@ -1,5 +1,8 @@
 """Convolutions on matrix tiles, their norms and the maps made of them, beside torch in float64."""
 
+import ctypes
+from mmap import PAGESIZE, mmap
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,6 +45,7 @@ def held(weight, split):
         (12, 40, (3, 3), (1, 1), 1, (4, 33)),
         (5, 17, (3, 3), (2, 2), 1, (6, 64)),
         (16, 24, (10, 12), (2, 4), 4, (16, 132)),
+        (64, 40, (3, 3), (1, 1), 1, (100, 300)),
     ],
 )
 def test_sums_are_those_of_a_convolution(channels, outputs, kernel, stride, edge, size, split):
@@ -70,19 +74,33 @@ def test_four_phases_are_a_transposed_convolution(channels, outputs, split):
     assert (sums - expected).abs().max() < (SPLIT if split else PLAIN) * expected.abs().max()
 
 
-@pytest.mark.parametrize(("offset", "close"), [(0.0, 1e-6), (1000.0, 1e-5)])
-def test_norms_are_those_of_the_sums(offset, close):
-    """Large means cancel nothing."""
+def picture(kind):
+    """Return maps whose mean, or whose first pixels, are far from most of them."""
+    maps = torch.randn(16, 70, 45)
+    if kind == "bright first columns":
+        maps = maps / 1000
+        maps[:, :, :4] += 30
+    return maps + (1000 if kind == "large mean" else 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "close"), [("plain", 1e-6), ("large mean", 1e-5), ("bright first columns", 1e-6), ("four phases", 1e-6)]
+)
+def test_norms_are_those_of_the_sums(kind, close):
+    """However far the first pixels are from the mean."""
     torch.manual_seed(0)
-    maps, _ = laid(torch.randn(16, 70, 45) + offset, True)
+    maps, _ = laid(picture(kind), True)
+    offset = 1000 if kind == "large mean" else 0
     weight, bias, shifted = torch.rand(24), torch.randn(24), torch.randn(24) if offset else None
-    sums = torch.empty(68, 43, 24)
-    norm = convolved(maps, packed(torch.randn(24, 16, 3, 3), True), sums, shifted, Norm(weight, bias), 1e-5)
+    phases = 2 if kind == "four phases" else 1
+    sums = torch.empty(68 * phases, 43 * phases, 24)
+    weights = torch.randn(2, 2, 24, 16, 2, 2) if phases == 2 else torch.randn(24, 16, 3, 3)
+    norm = convolved(maps, packed(weights, True), sums, shifted, Norm(weight, bias), 1e-5)
     variance, mean = torch.var_mean(sums.double(), (0, 1), correction=0)
     scale = weight / torch.sqrt(variance + 1e-5)
     torch.testing.assert_close(norm.scale.double(), scale, rtol=close, atol=0)
     normed = sums.double() * norm.scale + norm.shift
-    torch.testing.assert_close(normed, (sums - mean) * scale + bias, rtol=0, atol=1e-6 * (1 + offset))
+    torch.testing.assert_close(normed, (sums - mean) * scale + bias, rtol=0, atol=1e-6 * (10 + offset))
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -134,6 +152,26 @@ def test_what_is_no_number_stays_none():
     planes = torch.zeros(1, Maps.numbers(4, 4, 16), dtype=torch.bfloat16)
     filled(planes, sums, Norm(torch.ones(16), torch.zeros(16)), 1)
     assert planes.isnan().any()
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "stride", "kernel"), [(3, (1, 1), (9, 9)), (20, (2, 2), (3, 3)), (24, (2, 4), (10, 12))]
+)
+def test_no_tile_is_read_beyond_what_is_said(channels, stride, kernel, split):
+    """The planes end where memory does; sanitizers do not see what tiles read."""
+    rows, columns = 10 + 2 * stride[0], 12 + 5 * stride[1]
+    size = ((rows - kernel[0]) // stride[0] + 1, (columns - kernel[1]) // stride[1] + 1)
+    numbers, count = Maps.numbers(rows, columns, channels), 2 if split else 1
+    length = -(-2 * count * numbers // PAGESIZE) * PAGESIZE
+    memory = mmap(-1, length + PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(start + length), PAGESIZE, 0) == 0
+    planes = torch.frombuffer(memory, dtype=torch.bfloat16, count=count * numbers, offset=length - 2 * count * numbers)
+    maps = Maps(planes.zero_().view(count, numbers), rows, columns, channels)
+    sums = torch.full((*size, 24), float("nan"))
+    convolved(maps, packed(torch.randn(24, channels, *kernel), split, stride), sums)
+    assert not sums.any()
 
 
 def test_sums_and_norms_do_not_depend_on_threads(monkeypatch):

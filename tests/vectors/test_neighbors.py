@@ -48,6 +48,8 @@ SETS = {
     "an outlier": torch.cat([normal(200, 16), torch.full((1, 16), 1e6)]),
     "whole numbers": torch.randint(0, 3, (500, 6), generator=torch.Generator().manual_seed(0)).float(),
     "all alike": torch.ones(70, 4),
+    "a narrow cluster": 1 + 1e-6 * normal(600, 64),
+    "a narrow cluster, far away": 1000 + 1e-3 * normal(600, 64).double(),
 }
 
 
@@ -63,13 +65,26 @@ def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 @pytest.mark.parametrize("name", SETS)
 def test_neighbors_are_those_of_brute_force(name, metric):
-    base = SETS[name]
+    base, before = SETS[name], SETS[name].clone()
     for queries, count in ((None, 10), (base[:33] + 0 * base[:33], 7)):
         found = neighbors(base, count, metric, queries)
         ids, distances = brute_force(base, count, metric, queries)
         assert torch.equal(found.ids, ids)
         # of roots of sums of squares in float64, kept in float32
         torch.testing.assert_close(found.distances, distances.float(), rtol=1e-6, atol=1e-7 * float(distances.max()))
+    assert torch.equal(base, before)
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_packed_columns_need_not_be_kept(metric, monkeypatch):
+    expected = neighbors(SETS["normal"], 10, metric)
+    monkeypatch.setattr(module, "PACKED", 2**16)
+    assert torch.equal(neighbors(SETS["normal"], 10, metric).ids, expected.ids)
+
+
+def test_no_queries_have_no_neighbors():
+    found = neighbors(normal(9, 3), 4, queries=normal(9, 3)[:0])
+    assert (found.ids.shape, found.distances.shape) == ((0, 4), (0, 4))
 
 
 def test_all_others_can_be_asked_for_and_no_more():
@@ -84,7 +99,11 @@ def test_bounds_are_lower_than_distances():
     base = near_duplicates()
     search = module._Search(base, None, "l2", 5)
     exact = torch.cdist(base.double(), base.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
-    bounds = torch.cat([block.clone() for _, block in search.bounds(search.rows)], 1)
+    rows = module._turned(search.rows[: module.BLOCK])
+    left = tile_product.rows(rows) if search.tiles else rows
+    starts = range(0, len(base), module.BLOCK)
+    bounds = torch.cat([search._pairs(left, rows, first, False).block().clone() for first in starts], 1)
+    exact = exact[: len(rows)]
     assert (-bounds.double() <= exact * 0.5 * search.scale**2).all()
 
 

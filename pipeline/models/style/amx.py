@@ -56,6 +56,7 @@ class Tiled:
         """Return memory of that name, which the next call for it takes back."""
         size = torch.Size(shape).numel() * dtype.itemsize
         if name not in self.room or self.room[name].numel() < size:
+            self.room.pop(name, None)  # before there is another
             self.room[name] = torch.empty(size, dtype=torch.uint8)
         return self.room[name][:size].view(dtype).view(shape)
 

@@ -153,11 +153,12 @@ class StyleRuntime(nn.Module):
 
     def _tile(self, picture: Picture, strength: float, shares: Tensor, progress: Progress | None = None) -> None:
         """Paint a picture by strips."""
+        if not isinstance(self._engine, TorchEngine):
+            self._engine = None  # the memory that it keeps is needed here
         engine = self._strips
         if engine is None:
-            own = self._engine
-            if not isinstance(own, TorchEngine):
-                own = TorchEngine(self.net, self.device, self.precision, self.threads)
+            own = self._engine or TorchEngine(self.net, self.device, self.precision, self.threads)
+            assert isinstance(own, TorchEngine)
             engine = self._strips = own
         quick = engine.quick
         rows = self.tile if isinstance(self.tile, int) else rows_for(quick, picture, LIMIT // 16)
