@@ -221,7 +221,7 @@ def _sizes(out: Path) -> NDArray[np.float32]:
     return np.array([row["file_height"] for table in tables for row in table.to_pylist()], np.float32)
 
 
-def engine_alone(width: int, count: int) -> Callable[[], None]:
+def engine_alone(width: int, count: int) -> Callable[[], dict[str, NDArray[np.float32]]]:
     """The same network on the same pictures, decoded already: a thread per core, each with a runtime of its own."""
     from PIL import Image
 
@@ -232,11 +232,13 @@ def engine_alone(width: int, count: int) -> Callable[[], None]:
     painters = [StyleRuntime(_ours(width), threads=1) for _ in range(cores())]
     pool = ThreadPoolExecutor(cores())
 
-    def paint(number: int) -> None:
-        for image in images[number :: cores()]:
-            painters[number](image)
+    def paint(number: int) -> list[int]:
+        return [len(painters[number](image)) for image in images[number :: cores()]]
 
-    def call() -> None:
-        list(pool.map(paint, range(cores())))
+    def call() -> dict[str, NDArray[np.float32]]:
+        heights = np.empty(count, np.float32)
+        for number, found in enumerate(pool.map(paint, range(cores()))):
+            heights[number :: cores()] = found
+        return {"heatmaps": heights}
 
     return call
