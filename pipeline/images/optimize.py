@@ -5,6 +5,7 @@ that have ended leave the batch, and a batch that would not fit into memory is d
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from ..errors import UsageError
 from ..models.frozen import frozen
 from ..models.gradients import check_images
 from ..models.layers import activations
-from ..models.quickened import quickened
+from ..models.quickened import PAYS, quickened
 from .lbfgs import LBFGS
 from .memory import batch_for
 from .objectives import Objective, Seen
@@ -166,7 +167,7 @@ def _optimize(
         start = start.clone() if start.is_inference() else start
         most = batch or batch_for(task.model, task.objective.layers, start)
         result = _left(task, start)
-        with quickened(task.model):
+        with quickened(task.model) if task.steps >= PAYS else nullcontext():
             for begin in range(0, len(alive), most):
                 course = _Course(task, start, seeds, alive[begin : begin + most], result)
                 for number in course.run():

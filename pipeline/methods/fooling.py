@@ -35,7 +35,7 @@ from ..images.seeds import in_ball, seeds_for
 from ..models.frozen import frozen
 from ..models.gradients import check_images, check_subject, checked_target, class_logits, probabilities
 from ..models.layers import OUTPUT
-from ..models.quickened import quickens
+from ..models.quickened import PAYS, quickens
 from ..models.remembered import remembered
 from ..models.windows import Extent
 from ..painting import Painting, painted
@@ -169,7 +169,7 @@ class Fooling:
         images = levels(images.detach().to(torch.promote_types(images.dtype, torch.float32)))
         seeds = seeds_for(len(images), seeds)
         toward = self.goal == "toward" or (self.goal is None and target is not None)
-        own = not _quickens(model, images)
+        own = self._steps < PAYS or not _quickens(model, images)
         # The first look is at the images themselves.
         looks = own and target is None and patch is None and not self.random_start
         if looks:

@@ -21,6 +21,8 @@ from . import winograd
 
 CHANNELS, POSITIONS = 64, 1025
 """Of fewer channels, or over fewer positions, tiles gain nothing, or less than Winograd's filtering."""
+PAYS = 4
+"""Steps of an optimization for which it pays to make weights ready."""
 
 
 @contextmanager
