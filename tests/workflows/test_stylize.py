@@ -323,7 +323,7 @@ def test_styles_are_mixed_by_shares():
         ({"style": "stary-night"}, "nearest: starry-night"),
         ({"quality": 0}, "quality: expected 1 to 100, got 0"),
         ({"format": "gif"}, "option 'format' takes one of jpeg, png, webp, tiff"),
-        ({"engine": "tensorrt"}, "option 'engine' takes one of auto, onnxruntime, openvino, torch"),
+        ({"engine": "tensorrt"}, "option 'engine' takes one of auto, amx, onnxruntime, openvino, torch"),
         ({"model": "resnet50"}, "'resnet50' is no style network"),
         ({"model": "no-such-net"}, "'no-such-net' is no style network"),
         ({"model": "missing.onnx"}, "missing.onnx"),
