@@ -17,7 +17,7 @@ from benchmarks.agreement import Agreement, relative_l2
 from benchmarks.outcome import Outcome
 from benchmarks.photographs import photographs
 from benchmarks.process import cores, run
-from benchmarks.row import Configuration, Row
+from benchmarks.row import ONCE, Configuration, Row
 
 MODEL = "squeezenet1_0"
 WEIGHTS = ROOT.parent / "shared" / "models" / f"{MODEL}.safetensors"
@@ -52,9 +52,7 @@ def rows(quick: bool) -> Iterator[Row]:
             CLOSE,
             items=count,
             item="image",
-            repeat=3,
-            warmup=0,
-            min_seconds=0.0,
+            **ONCE,
             blocked=missing(),
         )
 

@@ -15,7 +15,7 @@ from benchmarks.datasets import FEW, MODEL, WEIGHTS, end_to_end, missing
 from benchmarks.methods import load
 from benchmarks.outcome import Outcome
 from benchmarks.photographs import photographs
-from benchmarks.row import Configuration, Row
+from benchmarks.row import ONCE, Configuration, Row
 
 CLOSE = Agreement(relative_l2, 1e-4, "median per image; equal pictures, float32 sums in another order")
 SAME = Agreement(relative_l2, 1e-4, "the same network in the same memory format")
@@ -56,9 +56,7 @@ def _embed(name: str, count: int, loop: bool) -> Row:
         CLOSE,
         items=count,
         item="image",
-        repeat=3,
-        warmup=0,
-        min_seconds=0.0,
+        **ONCE,
         blocked=missing(),
     )
 

@@ -55,6 +55,10 @@ class Work:
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
+ONCE: dict[str, Any] = {"repeat": 3, "warmup": 0, "min_seconds": 0.0}
+"""Of a row whose work is long, and done once a round."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One piece of work and its configurations; `items` counts what one call handles.

@@ -24,7 +24,7 @@ from benchmarks.outcome import Outcome
 from benchmarks.peers import style_examples
 from benchmarks.photographs import photographs
 from benchmarks.process import cores
-from benchmarks.row import Configuration, Device, Row, Work
+from benchmarks.row import ONCE, Configuration, Device, Row, Work
 from benchmarks.subjects import pictures
 
 SIZES = ((256, 256), (512, 512), (1080, 1920))
@@ -65,9 +65,7 @@ def _files(width: int, count: int) -> Row:
         Agreement(_levels_apart, 0.0, "one configuration makes files"),
         items=count,
         item="image",
-        repeat=3,
-        warmup=0,
-        min_seconds=0.0,
+        **ONCE,
     )
 
 

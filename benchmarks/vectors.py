@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.agreement import Agreement, Arrays, largest_difference
 from benchmarks.outcome import Outcome
-from benchmarks.row import Configuration, Role, Row
+from benchmarks.row import ONCE, Configuration, Role, Row
 
 Vectors = NDArray[np.float32]
 Call = Callable[[], object]
@@ -60,10 +60,7 @@ def _row(
 ) -> Row:
     found = (Configuration(one, f"benchmarks.vectors:{setup}", role, work) for one, setup, role in configurations)
     of = f"{work['count']:,} × {work['size']}, float32"
-    options: dict[str, Any] = {"repeat": 3, "warmup": 0, "min_seconds": 0.0}
-    return Row(
-        f"vectors.{name}", f"{title}, {of}", tuple(found), agreement, items=work["count"], item="vector", **options
-    )
+    return Row(f"vectors.{name}", f"{title}, {of}", tuple(found), agreement, items=work["count"], item="vector", **ONCE)
 
 
 def vectors(count: int, size: int) -> Vectors:

@@ -26,8 +26,6 @@ LOOKED_AT = 1000
 """How many pictures' headers are read to learn the size of the largest."""
 HEADERS = 100
 """About how many are read to learn their mean size."""
-UNKNOWN = (64, 64)
-"""Of a picture where all sizes may come."""
 KNOWN = {*PICTURES, *NAMED_PICTURES, "target", "seeds", "progress", "weights"}
 
 
@@ -75,7 +73,7 @@ def with_layer(
     if network is None or not hasattr(method.cls, "reads") or options.get("layer") is not None:
         return options
     like = next(network.parameters(), torch.empty(0))
-    black = like.new_zeros(1, 3, *(geometry.size if max(geometry.size) else UNKNOWN), dtype=torch.float32)
+    black = like.new_zeros(1, 3, *_any_size(geometry), dtype=torch.float32)
     return {**options, "layer": method.cls(**options).reads(network, black)}
 
 
@@ -127,7 +125,12 @@ def pixels_in(items: Sequence[Item]) -> float:
 def _largest(geometry: Geometry, sizes: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
     """Return height and width of the largest picture as the network takes it."""
     fitted = [geometry.fitted(*size) for size in sizes.values()]
-    return max(fitted, key=lambda size: size[0] * size[1], default=geometry.size if max(geometry.size) else UNKNOWN)
+    return max(fitted, key=lambda size: size[0] * size[1], default=_any_size(geometry))
+
+
+def _any_size(geometry: Geometry) -> tuple[int, int]:
+    """Return height and width of a picture that may come."""
+    return geometry.size if max(geometry.size) else (64, 64)
 
 
 def _check_mask(job: Job, sizes: Mapping[str, tuple[int, int]]) -> None:

@@ -9,7 +9,7 @@ from afterimage.models.network import Network, Preset
 from benchmarks.agreement import Agreement
 from benchmarks.machine import instruction_sets
 from benchmarks.ops.bench import VARIABLES
-from benchmarks.row import Configuration, Device, Role, Row, Venv
+from benchmarks.row import ONCE, Configuration, Device, Role, Row, Venv
 from benchmarks.subjects import MEAN, STD
 
 Work = dict[str, Any]
@@ -35,10 +35,8 @@ def row(
         items=items,
         item="image",
         device=device,
-        warmup=0,
-        min_seconds=0.0,
         blocked=blocked(device, bf16),
-        **{"repeat": 3, **options},
+        **{**ONCE, **options},
     )
 
 

@@ -51,7 +51,6 @@ AFTERIMAGE_INLINE_AMX void collect(const Task& task, const float* sums, const fl
         }
 }
 
-template <bool split>
 AFTERIMAGE_TARGET_AMX void amx(const Task& task, std::int64_t part, Found& found) {
     alignas(64) float sums[block * block], limits[block];
     constexpr float none[block] = {};
@@ -65,9 +64,9 @@ AFTERIMAGE_TARGET_AMX void amx(const Task& task, std::int64_t part, Found& found
             const std::int64_t at = 2 * row * task.shape.channels, distance = block * sizeof(float);
             const char *high = task.high + at, *low = task.low + at;
             if (group + 1 < task.shape.groups())
-                multiply<split, true>(task.shape, high, low, weights, none, sums, distance);
+                multiply<true, true>(task.shape, high, low, weights, none, sums, distance);
             else
-                multiply<split, false>(task.shape, high, low, weights, none, sums, distance);
+                multiply<true, false>(task.shape, high, low, weights, none, sums, distance);
             collect(task, sums, limits, row, group * lanes, found);
             if (found.size() > before) *task.seen += static_cast<std::int64_t>(found.size() - before);
         }
@@ -92,7 +91,7 @@ std::int64_t tile_exceeding(std::uintptr_t high, std::uintptr_t low, std::uintpt
                     &seen};
     std::vector<Found> found((rows + share - 1) / share);
     parallel(static_cast<std::int64_t>(found.size()), threads, [&](std::int64_t part) {
-        amx<true>(task, part, found[part]);
+        amx(task, part, found[part]);
         std::sort(found[part].begin(), found[part].end());
     });
     return gather(found, most, reinterpret_cast<std::int64_t*>(places), reinterpret_cast<float*>(values));

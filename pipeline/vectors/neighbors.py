@@ -3,11 +3,10 @@
     ½‖a − b‖² = ½‖a‖² + ½‖b‖² − a·b ≥ (½ − γ)(‖a‖² + ‖b‖²) − a·b in float32,   γ = (D + 8) u / (1 − (D + 8) u)
 
 Products of blocks in float32 give that lower bound for every pair (u = 2⁻²⁴; Higham, Accuracy and stability of
-numerical algorithms, 2002, section 3.1; it holds for any order of summation), or those on matrix tiles, whose γ is
-that of `ops.tile_product`. The pairs of the lowest bounds are
-measured by their differences in float64. A query whose last neighbor does not lie below the bounds of all others is
-searched again, with every pair whose bound is as low as that. So near-duplicates, of which the products know nothing,
-come out right.
+numerical algorithms, 2002, section 3.1; it holds for any order of summation), or those on matrix tiles, whose γ is that
+of `ops.tile_product`. The pairs of the lowest bounds are measured by their differences in float64. A query whose last
+neighbor does not lie below the bounds of all others is searched again, with every pair whose bound is as low as that.
+So near-duplicates, of which the products know nothing, come out right.
 """
 
 import math

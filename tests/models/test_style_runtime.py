@@ -1,5 +1,6 @@
 """Painting by a runtime: engines agree with the network, whatever is given comes back as it came."""
 
+import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -185,6 +186,27 @@ def test_threads_are_passed_on(net):
     before = torch.get_num_threads()
     runtime(torch.rand(1, 3, 16, 16))
     assert (seen, torch.get_num_threads()) == ([3], before)
+
+
+@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.parametrize("kind", ["noise", "bright edge", "ramp"])
+def test_tiles_are_off_by_tens_of_times_what_float32_is(kind, width):
+    """Factors have 16 bits instead of 24; norms draw it out of pictures that are nearly flat."""
+    have("amx")
+    torch.manual_seed(0)
+    single = lively(StyleNet(width)).eval().requires_grad_(False)
+    images = {
+        "noise": torch.rand(1, 3, 83, 98),
+        "bright edge": torch.full((1, 3, 64, 640), 0.5),
+        "ramp": torch.linspace(0, 1, 200).expand(1, 3, 200, 200),
+    }[kind].clone()
+    if kind == "bright edge":
+        images[..., :2] = 1
+    exact = copy.deepcopy(single).double()(images.double())
+    ours, eager = (
+        (came.double() - exact).abs().max() for came in (StyleRuntime(single, engine="amx")(images), single(images))
+    )
+    assert ours < 64 * eager
 
 
 def test_tiles_paint_the_same_with_any_number_of_threads_and_callers(net):

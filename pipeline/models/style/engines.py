@@ -43,8 +43,7 @@ class Engine(Protocol):
 class AmxEngine:
     """The network on a processor's matrix tiles, each image on its own.
 
-    Factors of "fp32" have 16 bits: pictures differ from float32's by hundredths of a level of 255, by more where a norm
-    draws out what is nearly flat.
+    Factors of "fp32" have 16 bits, so that pictures are off by some tens of times what float32 is.
     """
 
     def __init__(self, net: StyleNet, device: Device, precision: Precision, threads: int) -> None:
